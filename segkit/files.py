@@ -1,0 +1,212 @@
+"""The only door to writing: whole files or none.
+
+Every file is written under a temporary name beside its target, flushed to the disk and then renamed, so that a
+path with its final name is complete at any moment, also after a crash or a power cut. Nothing else in segkit
+opens a file for writing.
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import ResourceError, UsageError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on a clean exit it is synced to disk and renamed to `target`.
+
+    After an exception the temporary file is removed and an earlier `target` is untouched.
+
+    Raises
+    ------
+    ResourceError
+        The disk or quota is full.
+    UsageError
+        The folder cannot be written.
+    """
+    # The process id keeps two processes apart that write the same target; the last rename wins, whole.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    with translated_os_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def translated_os_errors(target: Path) -> Iterator[None]:
+    """Turn the operating system's write errors about `target` into errors that tell the user what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            free = free_bytes(target.parent)
+            raise ResourceError(
+                f"{target}: the disk is full ({format_bytes(free)} free, {error.strerror}). "
+                "Free some space or choose another --out, then run the same command again."
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}:
+            raise UsageError(
+                f"{target}: cannot be written ({error.strerror}). Choose another --out or change the permissions."
+            ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{target}: the name is too long for this file system.") from error
+        raise
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` to `target`, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write `content` as UTF-8 to `target`, whole or not at all."""
+    write_bytes(target, content.encode())
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write `content` as indented JSON; numbers that are not finite are refused, as JSON has none."""
+    write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(target: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write `rows` under a header of `columns`; a missing or None value becomes an empty cell."""
+    with csv_rows(target, columns) as write_row:
+        for row in rows:
+            write_row(row)
+
+
+@contextlib.contextmanager
+def csv_rows(target: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that adds a row to a CSV file, which appears whole when the body ends without an error."""
+    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        # The csv module itself writes None as an empty cell.
+        writer = csv.DictWriter(handle, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        yield writer.writerow
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable; a no-op on file systems that cannot open folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Create `folder` and prove that it can be written, before any work is done.
+
+    Raises
+    ------
+    UsageError
+        It is a file, or cannot be created or written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, and a folder is needed there. Choose another --out.")
+    probe = folder / f".write-test.{os.getpid()}"
+    with translated_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    return folder
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the operating system releases it however the process ends.
+
+    Raises
+    ------
+    UsageError
+        Another process holds it.
+    """
+    prepare_folder(folder)
+    path = folder / ".lock"
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{folder}: another segkit process is writing there. Wait for it or choose another --out."
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed process left in `folder` (call it while holding the lock)."""
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the file system that holds `folder` (or its nearest existing parent)."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def require_free_bytes(folder: Path, needed: int, purpose: str) -> None:
+    """Raise ResourceError when fewer than `needed` bytes are free for `purpose` under `folder`."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise ResourceError(
+            f"{folder}: {purpose} needs about {format_bytes(needed)}, and {format_bytes(free)} are free. "
+            "Free some space or choose another --out."
+        )
+
+
+def format_bytes(count: float) -> str:
+    """Return a byte count for people, e.g. `1.5 GB` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def point_link(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` (relative to its folder), replacing an earlier link at once.
+
+    A no-op where the file system has no links or something else has that name: a link is a convenience.
+    """
+    if link.exists() and not link.is_symlink():
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+
+
+def append_line(target: Path, line: str) -> None:
+    """Append a line to a log, the one kind of file that grows instead of being replaced."""
+    with translated_os_errors(target), target.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
