@@ -1,0 +1,1 @@
+"""Networks, what they need of the input, and the files they live in."""
