@@ -1,0 +1,252 @@
+"""The training loop, to be read from top to bottom.
+
+Every step is a pure function of the configuration, the data, the weights and the step's number: samples, dropout
+and learning rate are derived from (seed, step), so a resumed run continues as if nothing had happened.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkit import files
+from segkit.errors import DivergedError, ModelError
+from segkit.inference.network import Predictor
+from segkit.models.inference_form import Precision
+from segkit.models.model_file import MODEL_NAME, ModelSpec, save_model
+from segkit.models.receptive_field import tile_grid
+from segkit.models.unet import UNet
+from segkit.training import checkpoint
+from segkit.training.losses import Loss
+from segkit.training.optimisation import Schedule, build_optimiser, rate_at
+from segkit.training.samples import Batch, Samples, load_batches
+from segkit.training.validation import LabelledImage, Validation, validate
+
+Row = Mapping[str, float | None]
+OnEpoch = Callable[[int, Validation], None]
+OnStep = Callable[[int, int, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Numbers that the loop needs; meanings as in `TrainConfig`."""
+
+    epochs: int
+    steps_per_epoch: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    schedule: Schedule
+    clip_norm: float
+    seed: int
+    workers: int
+    device: torch.device
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """How a training ended: the best epoch (counted from 1) with its score and Dice by class."""
+
+    best_epoch: int
+    score: float
+    dice: Mapping[str, float | None]
+    history: Sequence[Row]
+
+
+def fit(
+    network: UNet,
+    spec: ModelSpec,
+    settings: FitSettings,
+    *,
+    loss: Loss,
+    samples: Samples,
+    validation_images: Sequence[LabelledImage],
+    validation_patches: Batch,
+    run: Path,
+    resume: bool,
+    on_step: OnStep,
+    on_epoch: OnEpoch,
+    on_note: Callable[[str], None],
+) -> FitResult:
+    """Train `network` and leave checkpoints, metrics.csv and the best model in the folder `run`.
+
+    Parameters
+    ----------
+    network, spec
+        The network and its description, whose normalisation is applied to the uint8 samples.
+    loss
+        (logits, target) -> scalar.
+    samples
+        Augmented training patches.
+    validation_images
+        Whole images, on which the best epoch is chosen.
+    validation_patches
+        A fixed set of patches for the validation loss.
+    resume
+        Continue from the newest valid checkpoint of `run`.
+    on_step, on_epoch, on_note
+        Called after each step with (step, steps, numbers), after a new best epoch's validation with (epoch,
+        validation), and with remarks for the user.
+
+    Raises
+    ------
+    DivergedError
+        A loss or gradient is not finite; the step is not taken.
+    ModelError
+        There is no valid checkpoint to resume from.
+    """
+    grid = tile_grid(network)
+    network = network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = build_optimiser(network, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
+    normalise = Normalise(spec).to(settings.device)
+    steps = settings.epochs * settings.steps_per_epoch
+    history: list[Row] = []
+    if resume:
+        history = _restore(run, network, optimiser, on_note)
+    first_epoch = len(history)
+
+    batches = load_batches(
+        samples,
+        first_step=first_epoch * settings.steps_per_epoch,
+        last_step=steps,
+        batch=settings.batch,
+        workers=settings.workers,
+        pin_memory=settings.device.type == "cuda",
+    )
+    for epoch in range(first_epoch, settings.epochs):
+        started = time.perf_counter()
+        waited = 0.0
+        losses: list[float] = []
+        network.train()
+        for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
+            wait_started = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - wait_started
+
+            rate = settings.learning_rate * rate_at(
+                step, steps=steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
+            )
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(settings.seed * 2**32 + step)  # for dropout
+
+            value = _loss_of(network, batch, loss, normalise, settings)
+            losses.append(value.item())
+            if not math.isfinite(losses[-1]):
+                raise _diverged(f"the loss is {losses[-1]}", step, rate)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm or math.inf).item()
+            if not math.isfinite(norm):
+                raise _diverged(f"the gradient's norm is {norm}", step, rate)
+            optimiser.step()
+            on_step(step + 1, steps, {"epoch": epoch + 1, "loss": losses[-1], "learning_rate": rate})
+
+        trained = time.perf_counter() - started
+        network.eval()
+        with torch.inference_mode():
+            val_loss = _loss_of(network, validation_patches, loss, normalise, settings).item()
+        predictor = Predictor(network, spec, device=settings.device, precision=settings.precision, dihedral=False)
+        validation = validate(validation_images, predictor, grid)
+        best_before = max((_score_of(row) for row in history), default=-1.0)
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "step": (epoch + 1) * settings.steps_per_epoch,
+                "learning_rate": rate,
+                "train_loss": sum(losses) / len(losses),
+                "val_loss": val_loss,
+                "val_dice": validation.score,
+                **{f"val_dice/{name}": value for name, value in validation.dice.items()},
+                "seconds": time.perf_counter() - started,
+                "data_wait_share": waited / trained,
+            }
+        )
+        if validation.score > best_before:
+            scored = {
+                "scores": {"dice": validation.score, **{f"dice/{k}": v for k, v in validation.dice.items()}},
+                "training": {**spec.training, "best_epoch": epoch + 1},
+            }
+            save_model(run / MODEL_NAME, network, spec.model_copy(update=scored))
+            on_epoch(epoch + 1, validation)
+        files.write_csv(run / "metrics.csv", history, list(history[0]))
+        # Last, so that a checkpoint never claims an epoch whose model or metrics are not on disk.
+        checkpoint.save_checkpoint(
+            run / "checkpoints",
+            epoch + 1,
+            {
+                "format": "segkit-checkpoint-1",
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "history": history,
+            },
+        )
+
+    best = max(range(len(history)), key=lambda epoch: _score_of(history[epoch]))
+    return FitResult(
+        best_epoch=best + 1,
+        score=_score_of(history[best]),
+        dice={name: history[best][f"val_dice/{name}"] for name in spec.classes[1:]},
+        history=history,
+    )
+
+
+def _score_of(row: Row) -> float:
+    score = row["val_dice"]
+    return -1.0 if score is None else score
+
+
+class Normalise(nn.Module):
+    """uint8 pixels to (value / 255 - mean) / std of each channel, float32, channels last."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return normalised images of the same shape."""
+        normalised: Tensor = (images / 255 - self.mean) / self.std  # type: ignore[operator]
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+
+def _loss_of(network: UNet, batch: Batch, loss: Loss, normalise: Normalise, settings: FitSettings) -> Tensor:
+    images = normalise(batch.images.to(settings.device, non_blocking=True))
+    masks = batch.masks.to(settings.device, non_blocking=True)
+    with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        logits = network(images)
+    # Valid convolutions give fewer pixels than they take: the target is the middle of the mask.
+    margin = (masks.shape[-1] - logits.shape[-1]) // 2
+    middle = slice(margin, margin + logits.shape[-1])
+    return loss(logits, masks[:, middle, middle])
+
+
+def _restore(run: Path, network: UNet, optimiser: torch.optim.Optimizer, on_note: Callable[[str], None]) -> list[Row]:
+    path, state, damaged = checkpoint.load_newest(run / "checkpoints")
+    for note in damaged:
+        on_note(f"passed over: {note}")
+    try:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path}: does not fit this configuration's network. Resume with the run's own configuration.",
+            str(error).splitlines()[1:4],
+        ) from error
+    history: list[Row] = state["history"]
+    on_note(f"resumed from {path} after epoch {len(history)}")
+    return history
+
+
+def _diverged(what: str, step: int, rate: float) -> DivergedError:
+    return DivergedError(
+        f"training diverged at step {step + 1}: {what} (learning rate {rate:.2g}). The weights before it are in the "
+        "checkpoints. Try a smaller optimiser.learning_rate, more warm-up, or compute.precision=float32."
+    )

@@ -1,0 +1,66 @@
+"""Training samples: sample i of step s is a pure function of (seed, s, i), whoever computes it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segkit.data.augment import Augmenter
+from segkit.data.sampling import PatchSource, sample_rng
+
+
+class Batch(NamedTuple):
+    """`images` uint8 (B, C, H, W) and `masks` uint8 (B, H, W) of class indices."""
+
+    images: Tensor
+    masks: Tensor
+
+
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented patches, indexed by (step, number in the batch)."""
+
+    def __init__(self, source: PatchSource, augmenter: Augmenter, seed: int) -> None:
+        self._source = source
+        self._augmenter = augmenter
+        self._seed = seed
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        image, mask = self.draw(*index)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(mask)
+
+    def draw(self, step: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return sample `number` of `step`: image uint8 (H, W, C) and mask uint8 (H, W)."""
+        rng = sample_rng(self._seed, step, number)
+        image, mask = self._source.draw(rng, self._augmenter.context_px)
+        return self._augmenter.apply(image, mask, int(rng.integers(2**32)))
+
+
+def load_batches(
+    samples: Samples, *, first_step: int, last_step: int, batch: int, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Yield the batches of steps first_step .. last_step - 1, in order, whatever the number of workers."""
+    steps = [[(step, number) for number in range(batch)] for step in range(first_step, last_step)]
+    loader = DataLoader(
+        samples,
+        batch_sampler=steps,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker if workers else None,
+    )
+    for images, masks in loader:
+        yield Batch(images, masks)
+
+
+def _start_worker(_: int) -> None:
+    import signal
+
+    import cv2
+
+    # The parent decides what a signal means; a worker that dies first would make it fail instead of save.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)

@@ -1,0 +1,55 @@
+"""Validation on whole images, with the same tiles as a prediction."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.evaluation.pixels import confusion, dice, mean_over_foreground
+from segkit.geometry import TileGrid
+from segkit.inference.network import Predictor
+from segkit.inference.pipeline import predict_array
+
+
+class LabelledImage(NamedTuple):
+    """An image, uint8 (H, W, C), and its mask of class indices, uint8 (H, W)."""
+
+    name: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+class Validation(NamedTuple):
+    """Scores over a set of images.
+
+    `score` is the mean of the foreground classes' Dice, each pooled over all images; `dice` has each class, None
+    where it is undefined (the class is nowhere, neither true nor predicted); `per_image` is the mean of the
+    foreground classes' Dice in each image; `masks` are the predictions.
+    """
+
+    score: float
+    dice: Mapping[str, float | None]
+    per_image: list[float]
+    masks: list[NDArray[np.uint8]]
+
+
+def validate(images: Sequence[LabelledImage], predictor: Predictor, grid: TileGrid) -> Validation:
+    """Predict whole images and score them; classes that are in no image and no prediction do not count."""
+    classes = predictor.spec.classes
+    masks = [predict_array(one.image, predictor, grid).mask for one in images]
+    confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
+    pooled = dice(confusions.sum(axis=0))
+    return Validation(
+        score=_zero_if_undefined(mean_over_foreground(pooled).item()),
+        dice={
+            name: None if np.isnan(value) else float(value) for name, value in zip(classes[1:], pooled[1:], strict=True)
+        },
+        per_image=[_zero_if_undefined(value) for value in mean_over_foreground(dice(confusions)).tolist()],
+        masks=masks,
+    )
+
+
+def _zero_if_undefined(value: float) -> float:
+    """Return a score that can be compared: images without any foreground, true or predicted, say nothing."""
+    return 0.0 if np.isnan(value) else value
