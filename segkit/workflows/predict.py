@@ -1,0 +1,414 @@
+"""From slides and a model to class maps, objects and pictures."""
+
+import contextlib
+import dataclasses
+import glob
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit import files
+from segkit.config import AUTO, PredictConfig
+from segkit.errors import InputError, UsageError
+from segkit.inference.network import Predictor
+from segkit.inference.pipeline import SlideLevel, Timings, run_tiles, with_channels
+from segkit.inference.plan import Plan, make_plan
+from segkit.inference.segment import MapObject, ObjectTracer
+from segkit.models.inference_form import resolve_device, resolve_precision
+from segkit.models.model_file import Model, load_model
+from segkit.palette import colour_of_class
+from segkit.report.figures import draw_overview
+from segkit.slides import Slide, open_slide
+from segkit.slides.geojson import GeoJSONWriter
+from segkit.slides.pyramid import PyramidWriter
+from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
+from segkit.workflows import runs
+from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
+
+OVERVIEW_PX = 1500
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".svs",
+        ".tif",
+        ".tiff",
+        ".ndpi",
+        ".scn",
+        ".bif",
+        ".mrxs",
+        ".vms",
+        ".svslide",
+        ".dcm",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jp2",
+    }
+)
+"""Files that are taken from a folder; a file given by name may have any suffix."""
+OBJECT_COLUMNS = (
+    "id", "class", "x_px", "y_px", "x_um", "y_um", "area_px", "area_um2", "perimeter_px", "perimeter_um", "probability"
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideResult:
+    """What became of one input; `shares` is the area of each class, background included, as share of the slide."""
+
+    input: Path
+    folder: Path
+    status: Literal["done", "skipped", "failed"]
+    cause: str | None = None
+    exit_code: int = 0
+    num_objects: int | None = None
+    shares: Mapping[str, float]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What became of all inputs, in the order given."""
+
+    model: Path
+    slides: list[SlideResult]
+
+
+def predict(
+    inputs: Sequence[Path],
+    *,
+    model: Path | None = None,
+    out: Path = Path("predictions"),
+    config: PredictConfig | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress = quiet_progress,
+    on_note: OnNote = quiet_note,
+) -> PredictResult:
+    """Predict slides and images of any size; each gets a folder `out/STEM`.
+
+    An input that fails does not stop the others: its result says `failed` and why. An input that was finished
+    before with the same model and settings is skipped.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders (all images in them) or globs.
+    model
+        A model file or run folder; None takes the newest finished run under runs/.
+    out
+        Folder of the results.
+    overwrite
+        Replace results of another model or other settings.
+
+    Raises
+    ------
+    UsageError
+        There are no inputs, two share a name, or `out` cannot be written.
+    ModelError
+        The model cannot be used.
+    """
+    config = config or PredictConfig()
+    paths = find_inputs(inputs)
+    files.prepare_folder(out)
+    if model is None:
+        model = runs.newest_model()
+        on_note(f"model: {model} (the newest finished run)")
+    loaded = load_model(model)
+    predictor = build_predictor(loaded, config)
+    results = []
+    for number, path in enumerate(paths, start=1):
+        stage = path.name if len(paths) == 1 else f"{path.name} ({number}/{len(paths)})"
+        results.append(
+            _predict_or_explain(path, stage, loaded, predictor, config, out, overwrite, on_progress, on_note)
+        )
+    return PredictResult(model=loaded.path, slides=results)
+
+
+def build_predictor(model: Model, config: PredictConfig) -> Predictor:
+    """Return the model's network on the configured device, in the configured number format."""
+    device = resolve_device(config.compute.device)
+    return Predictor(
+        model.network,
+        model.spec,
+        device=device,
+        precision=resolve_precision(config.compute.precision, device),
+        dihedral=config.dihedral,
+    )
+
+
+def find_inputs(inputs: Sequence[Path]) -> list[Path]:
+    """Return the files that files, folders and globs name, without repeats, in order.
+
+    Raises
+    ------
+    UsageError
+        Nothing is found, or two files would share an output folder.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        if given.is_dir():
+            inside = sorted(path for path in given.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise UsageError(f"{given}: no images in this folder (of {', '.join(sorted(IMAGE_SUFFIXES))}).")
+        elif glob.has_magic(str(given)) and not given.exists():
+            base = Path(given.anchor)
+            inside = sorted(base.glob(str(given.relative_to(base))))
+            if not inside:
+                raise UsageError(f"{given}: no file matches.")
+        else:
+            inside = [given]
+        found |= dict.fromkeys(inside)
+    names = Counter(path.stem for path in found)
+    twice = [f"{stem}: {', '.join(str(p) for p in found if p.stem == stem)}" for stem in names if names[stem] > 1]
+    if twice:
+        raise UsageError("several inputs would write to the same folder. Predict them into different --out:", twice)
+    return list(found)
+
+
+def _predict_or_explain(
+    path: Path,
+    stage: str,
+    model: Model,
+    predictor: Predictor,
+    config: PredictConfig,
+    out: Path,
+    overwrite: bool,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> SlideResult:
+    folder = out / path.stem
+    try:
+        return _predict_slide(path, folder, stage, model, predictor, config, overwrite, on_progress, on_note)
+    except (InputError, UsageError) as error:
+        # Full disks and the like would fail the other inputs, too: they end the command.
+        log.info("%s failed", path, exc_info=True)
+        on_note(f"failed: {error}")
+        return SlideResult(
+            input=path, folder=folder, status="failed", cause=str(error), exit_code=error.exit_code, shares={}
+        )
+
+
+def _predict_slide(
+    path: Path,
+    folder: Path,
+    stage: str,
+    model: Model,
+    predictor: Predictor,
+    config: PredictConfig,
+    overwrite: bool,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> SlideResult:
+    started = time.perf_counter()
+    with open_slide(path) as slide:
+        key = _key_of(path, model, predictor, config)
+        finished = _finished_before(path, folder, key, overwrite)
+        if finished is not None:
+            on_note(f"{path.name}: finished before with the same model and settings, skipped")
+            return finished
+        plan = make_plan(
+            slide,
+            model.spec,
+            model.grid,
+            mpp=None if config.mpp == AUTO else config.mpp,
+            tile=config.tile,
+            batch=config.batch,
+            on_cuda=predictor.device.type == "cuda",
+        )
+        on_note(f"{path.name}: {plan.describe()}, {predictor.precision} on {predictor.device}")
+        files.require_free_bytes(folder, plan.height * plan.width // 8, "the prediction")
+        with files.folder_lock(folder):
+            files.remove_leftovers(folder)
+            (folder / runs.RECORD).unlink(missing_ok=True)
+            with _Results(folder, plan, model, config) as results:
+                timings = run_tiles(
+                    SlideLevel(slide, plan.level, model.spec.arguments.in_channels),
+                    predictor,
+                    model.grid,
+                    tile_px=plan.tile_px,
+                    batch=plan.batch,
+                    write_rows=results.write_rows,
+                    on_tile=lambda done, total: on_progress(stage, done, total, {}),
+                )
+            _draw_overview(folder, slide, plan, model, path.name)
+            result = SlideResult(
+                input=path,
+                folder=folder,
+                status="done",
+                num_objects=results.num_objects,
+                shares=results.shares(),
+                seconds=time.perf_counter() - started,
+            )
+            _write_record(folder, slide, plan, key, result, timings, model, predictor)
+    return result
+
+
+class _Results(contextlib.ExitStack):
+    """The files that grow while a slide is predicted; they appear whole when the body ends without an error."""
+
+    def __init__(self, folder: Path, plan: Plan, model: Model, config: PredictConfig) -> None:
+        super().__init__()
+        self._folder, self._plan, self._config = folder, plan, config
+        self._classes = model.spec.classes
+        self._pixels = np.zeros(256, np.int64)
+        self.num_objects = 0
+
+    def __enter__(self) -> "_Results":
+        super().__enter__()
+        plan = self._plan
+        self._mask = self.enter_context(
+            PyramidWriter(self._folder / "mask.tif", plan.height, plan.width, mpp=plan.mpp, reduce="nearest")
+        )
+        self._foreground = None
+        if self._config.probability:
+            self._foreground = self.enter_context(
+                PyramidWriter(self._folder / "probability.tif", plan.height, plan.width, mpp=plan.mpp, reduce="mean")
+            )
+        self._write_object_row = self.enter_context(files.csv_rows(self._folder / "objects.csv", OBJECT_COLUMNS))
+        self._geojson = self.enter_context(GeoJSONWriter(self._folder / "objects.geojson"))
+        self._tracer = ObjectTracer(len(self._classes), self._add_object)
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
+        try:
+            if kind is None:
+                self._tracer.finish()
+        except BaseException as failure:
+            super().__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        return super().__exit__(kind, error, trace)
+
+    def write_rows(self, mask: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> None:
+        """Take finished rows, class ids and foreground probability, uint8 (n, width)."""
+        self._pixels += np.bincount(mask.ravel(), minlength=256)
+        self._mask.write_rows(mask)
+        if self._foreground is not None:
+            self._foreground.write_rows(foreground)
+        self._tracer.add_rows(mask, foreground)
+
+    def shares(self) -> dict[str, float]:
+        """Return each class's share of the pixels."""
+        return {
+            name: float(count / self._pixels.sum())
+            for name, count in zip(self._classes, self._pixels[: len(self._classes)], strict=True)
+        }
+
+    def _add_object(self, found: MapObject) -> None:
+        scale, mpp = self._plan.downsample, self._plan.mpp
+        if found.area_px * (mpp or 1) ** 2 < self._config.min_area:
+            return
+        self.num_objects += 1
+        label = self._classes[found.class_index]
+        measurements = {"Area px": found.area_px * scale**2, "Probability": found.probability}
+        row = {
+            "id": self.num_objects,
+            "class": label,
+            "x_px": round(found.x * scale, 2),
+            "y_px": round(found.y * scale, 2),
+            "area_px": round(found.area_px * scale**2, 2),
+            "perimeter_px": round(found.perimeter_px * scale, 2),
+            "probability": round(found.probability, 4),
+        }
+        if mpp is not None:
+            measurements["Area um2"] = found.area_px * mpp**2
+            row |= {
+                "x_um": round(found.x * mpp, 3),
+                "y_um": round(found.y * mpp, 3),
+                "area_um2": round(found.area_px * mpp**2, 3),
+                "perimeter_um": round(found.perimeter_px * mpp, 3),
+            }
+        self._write_object_row(row)
+        self._geojson.add_polygon(
+            [ring * scale for ring in found.rings],
+            label=label,
+            colour=colour_of_class(found.class_index),
+            object_type="detection",
+            measurements=measurements,
+        )
+
+
+def _key_of(path: Path, model: Model, predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
+    """Return what a result depends on: the slide's file, the weights, the settings."""
+    stat = path.stat()
+    return {
+        "slide": {"path": str(path.resolve()), "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns},
+        "model_sha256": model.sha256,
+        "precision": predictor.precision,
+        "device": predictor.device.type,
+        "settings": config.model_dump(mode="json", exclude={"compute"}),
+    }
+
+
+def _finished_before(path: Path, folder: Path, key: Mapping[str, Any], overwrite: bool) -> SlideResult | None:
+    record = runs.read_record(folder)
+    if record is None or overwrite or record.get("complete") is not True:
+        return None
+    if record.get("key") != key:
+        raise UsageError(
+            f"{folder}: holds a finished result of another slide, model or other settings. Choose another --out, or "
+            "replace it with --overwrite."
+        )
+    return SlideResult(
+        input=path,
+        folder=folder,
+        status="skipped",
+        num_objects=record["num_objects"],
+        shares=record["shares"],
+        seconds=record["seconds"],
+    )
+
+
+def _draw_overview(folder: Path, slide: Slide, plan: Plan, model: Model, title: str) -> None:
+    height, width = thumbnail_size(plan.height, plan.width, OVERVIEW_PX)
+    with open_slide(folder / "mask.tif") as mask:
+        mask_small = read_thumbnail(mask, height, width, nearest=True)[..., 0]
+    draw_overview(
+        with_channels(read_thumbnail(slide, height, width), 3),
+        mask_small,
+        model.spec.classes,
+        folder / "overview.png",
+        um_per_px=plan.mpp and plan.mpp * plan.height / height,
+        title=title,
+    )
+
+
+def _write_record(
+    folder: Path,
+    slide: Slide,
+    plan: Plan,
+    key: Mapping[str, Any],
+    result: SlideResult,
+    timings: Timings,
+    model: Model,
+    predictor: Predictor,
+) -> None:
+    seconds = {"total": result.seconds, "waiting_for_pixels": timings.read, "network": timings.network}
+    files.write_json(
+        folder / runs.RECORD,
+        {
+            "command": "predict",
+            "input": str(slide.path.resolve()),
+            "slide": {"height": slide.height, "width": slide.width, "mpp": slide.mpp, "properties": slide.properties},
+            "model": {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes},
+            "plan": dataclasses.asdict(plan),
+            "precision": predictor.precision,
+            "device": str(predictor.device),
+            "timings_s": {name: round(value or 0.0, 3) for name, value in seconds.items()}
+            | {"waiting_for_writer": round(timings.write, 3)},
+            "peak_memory_bytes": runs.peak_memory_bytes(),
+            "num_objects": result.num_objects,
+            "shares": dict(result.shares),
+            "seconds": result.seconds,
+            "versions": runs.versions(),
+            "finished": runs.now(),
+            "key": key,
+            "complete": True,
+        },
+    )
