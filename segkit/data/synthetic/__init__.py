@@ -1,0 +1,5 @@
+"""Synthetic H&E-stained tissue with complete truth: the project's sample data."""
+
+from segkit.data.synthetic.write import generate
+
+__all__ = ["generate"]
