@@ -1,0 +1,138 @@
+"""Write a report of pixel metrics as JSON (everything), CSV (per image and class) and Markdown (to read)."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from segkit.evaluation import confidence, pixels
+from segkit.evaluation.tables import PixelReport, format_value
+from segkit.files import write_csv, write_json, write_text
+
+_AGGREGATES = MappingProxyType(
+    {
+        "pooled": "confusion matrices added up over images, then the metric: every pixel counts the same",
+        "mean": "the metric per image, then the mean of the defined values: every image counts the same",
+        "foreground": "mean over all classes but the first, the background, for which the metric is defined",
+    }
+)
+_NUM_LOWEST = 5  # images that the summary lists
+
+
+CSV_COLUMNS = (
+    "image", "group", "class", *pixels.CLASS_METRICS, "pixel_error", "tp_px", "fp_px", "fn_px", "tn_px",
+)  # fmt: skip
+"""Columns of metrics.csv; `pixel_error` is the image's, over all classes, and so repeats."""
+
+
+def write_report(report: PixelReport, folder: Path) -> None:
+    """Write `metrics.csv`, `summary.md` and `metrics.json` into `folder`, each whole or not at all."""
+    write_csv(folder / "metrics.csv", as_csv_rows(report), CSV_COLUMNS)
+    write_text(folder / "summary.md", as_markdown(report))
+    write_json(folder / "metrics.json", as_json(report))
+
+
+def as_csv_rows(report: PixelReport) -> list[dict[str, Any]]:
+    """Return the rows of metrics.csv: one for each image and class, the background included; no sums or means."""
+    error_of_image = {row.image: row.pixel_error for row in report.images}
+    return [
+        {
+            "image": row.image,
+            "group": row.group,
+            "class": row.name,
+            **row.metrics,
+            "pixel_error": error_of_image[row.image],
+            "tp_px": row.tp_px,
+            "fp_px": row.fp_px,
+            "fn_px": row.fn_px,
+            "tn_px": row.tn_px,
+        }
+        for row in report.rows
+    ]
+
+
+def as_json(report: PixelReport) -> dict[str, Any]:
+    """Return the content of metrics.json: summaries with intervals, how they were made and what they mean."""
+    return {
+        "segkit": importlib.metadata.version("segkit"),
+        "num_images": len(report.images),
+        "headline": {"metric": "dice", "of": "foreground", "how": "pooled", **asdict(report.headline)},
+        "foreground": asdict(report.foreground),
+        "classes": [asdict(summary) for summary in report.per_class],
+        "pixel_error": {
+            "pooled": asdict(report.pixel_error_pooled),
+            "mean": asdict(report.pixel_error_mean),
+        },
+        "intervals": {
+            "method": "percentile bootstrap",
+            "level": confidence.LEVEL,
+            "samples": report.num_samples,
+            "seed": report.seed,
+            "over": report.unit,
+            "num_units": report.num_units,
+        },
+        "definitions": {**pixels.DEFINITIONS, **_AGGREGATES},
+    }
+
+
+def as_markdown(report: PixelReport) -> str:
+    """Return the content of summary.md: the headline, both tables, the images with the lowest Dice, definitions."""
+    lowest = sorted((row for row in report.images if row.dice is not None), key=lambda row: (row.dice, row.image))
+    headline = (
+        f"**Dice {report.headline}**, pixel error {report.pixel_error_pooled}; pooled over {len(report.images)} "
+        f"{'image' if len(report.images) == 1 else 'images'}"
+        + (", mean of the foreground classes." if len(report.classes) > 2 else f", class {_cell(report.classes[1])}.")
+    )
+    parts = [
+        "# Pixel metrics",
+        headline,
+        _intervals_in_words(report),
+        "## Pooled over images",
+        _summary_table(report, "pooled"),
+        "## Mean over images",
+        _summary_table(report, "mean"),
+        f"Pixel error: {report.pixel_error_mean}.",
+        "## Images with the lowest Dice",
+        _table(
+            ["image", "Dice", "pixel error"],
+            [[_cell(row.image), format_value(row.dice), format_value(row.pixel_error)] for row in lowest[:_NUM_LOWEST]],
+        ),
+        "All images are in `metrics.csv`, all numbers with their definitions in `metrics.json`.",
+        "## Definitions",
+        "\n".join(f"- {name}: {text}" for name, text in {**pixels.DEFINITIONS, **_AGGREGATES}.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _intervals_in_words(report: PixelReport) -> str:
+    if report.num_units < 2:
+        return f"No intervals: they need at least two {report.unit}s."
+    return (
+        f"In brackets: {confidence.LEVEL:.0%} intervals, percentile bootstrap over {report.num_units} "
+        f"{report.unit}s, {report.num_samples} samples, seed {report.seed}."
+    )
+
+
+def _summary_table(report: PixelReport, how: str) -> str:
+    """Return the table of all classes, foreground first; `how` is `pooled` or `mean`."""
+    several = len(report.classes) > 2
+    summaries = [*report.per_class[1:], *([report.foreground] if several else []), report.per_class[0]]
+    rows = [
+        [_cell(summary.name) if summary is not report.foreground else "*mean of the foreground*"]
+        + [str(summary.num_images)]
+        + [str(getattr(summary, how)[metric]) for metric in pixels.CLASS_METRICS]
+        for summary in summaries
+    ]
+    return _table(["class", "images with it", "Dice", "IoU", "precision", "recall", "specificity"], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """Return `text` such that Markdown shows it as it is, in one cell."""
+    return "".join(f"\\{char}" if char in "\\|*_`<>[]" else char for char in " ".join(text.split()))

@@ -1,0 +1,1 @@
+"""Pictures that explain a run: curves, patches, overlays, kernels, overviews. Arrays in, PNG files out."""

@@ -1,0 +1,122 @@
+"""Pure pixel work behind the pictures: outlines, fills, maps of errors, fitting to a size.
+
+Images are uint8 (H, W, 1 or 3) in, uint8 (H, W, 3) RGB out; masks are uint8 (H, W) of class indices, 0 = background.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from segkit.masks import IGNORE, colour_of_class
+
+Colour = tuple[int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+
+
+class Outcome(IntEnum):
+    """What a prediction is at a pixel, as `outcomes` codes it. Foreground is every class but 0."""
+
+    TRUE_NEGATIVE = 0
+    TRUE_POSITIVE = 1
+    FALSE_POSITIVE = 2
+    FALSE_NEGATIVE = 3
+    WRONG_CLASS = 4
+    NOT_LABELLED = 5
+
+
+def outcomes(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Compare two masks (H, W) pixel by pixel; return the values of `Outcome`, uint8 (H, W)."""
+    result = np.full(truth.shape, Outcome.TRUE_NEGATIVE, np.uint8)
+    predicted, true, same = prediction > 0, truth > 0, prediction == truth
+    result[predicted & true & same] = Outcome.TRUE_POSITIVE
+    result[predicted & ~true] = Outcome.FALSE_POSITIVE
+    result[~predicted & true] = Outcome.FALSE_NEGATIVE
+    result[predicted & true & ~same] = Outcome.WRONG_CLASS
+    result[truth == IGNORE] = Outcome.NOT_LABELLED
+    return result
+
+
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a grey (H, W, 1) or RGB (H, W, 3) image as RGB; a copy that may be written to."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"an image must be uint8 (H, W, 1 or 3), got {image.dtype} {image.shape}")
+    return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
+
+
+def as_pale_grey(image: NDArray[np.uint8], strength: float = 0.6) -> NDArray[np.uint8]:
+    """Return the image without its colours and paler, so that colours painted over it stand out."""
+    grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), np.float32)
+    pale = 255 - strength * (255 - grey)
+    return np.repeat(pale.round().astype(np.uint8)[..., np.newaxis], 3, axis=2)
+
+
+def paint(
+    image: NDArray[np.uint8], where: NDArray[np.bool_], colour: Colour, opacity: float = 1.0
+) -> NDArray[np.uint8]:
+    """Return an RGB image with the pixels `where` (bool (H, W)) mixed with `colour`; opacity 0..1."""
+    result = image.copy()
+    mixed = (1 - opacity) * image[where].astype(np.float32) + opacity * np.array(colour, np.float32)
+    result[where] = mixed.round().astype(np.uint8)
+    return result
+
+
+def edges(mask: NDArray[np.uint8], thickness: int) -> NDArray[np.bool_]:
+    """Return the foreground pixels within `thickness` rows and columns of another class; bool (H, W).
+
+    Lines lie inside their region, so regions of two classes that touch have a line each. The border of the
+    image is no edge. Pixels with `IGNORE` count as background.
+    """
+    labelled = np.where(mask == IGNORE, 0, mask)
+    size = 2 * thickness + 1
+    highest = ndimage.maximum_filter(labelled, size, mode="nearest")
+    lowest = ndimage.minimum_filter(labelled, size, mode="nearest")
+    found: NDArray[np.bool_] = (highest != lowest) & (labelled > 0)
+    return found
+
+
+def outline(image: NDArray[np.uint8], mask: NDArray[np.uint8], thickness: int) -> NDArray[np.uint8]:
+    """Return an RGB image with the regions of each class outlined in its colour and unlabelled pixels whitened."""
+    lines = edges(mask, thickness)
+    result = paint(image, mask == IGNORE, WHITE, 0.6)
+    for index in np.unique(mask[lines]):
+        result = paint(result, lines & (mask == index), colour_of_class(int(index)))
+    return result
+
+
+def fill(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+    """Return an RGB image with the regions of each foreground class tinted in its colour."""
+    result = image
+    for index in np.setdiff1d(mask, (0, IGNORE)):
+        result = paint(result, mask == index, colour_of_class(int(index)), opacity)
+    return result
+
+
+def fit_image(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
+    """Return an RGB image made to fit a square of `longest_px`.
+
+    A larger image is averaged down, a smaller one is magnified by the largest whole factor that fits, pixels
+    staying sharp squares.
+    """
+    return np.asarray(Image.fromarray(as_rgb(image)).resize(*_fitted(image.shape, longest_px, Image.Resampling.BOX)))
+
+
+def fit_mask(mask: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
+    """Return a mask made to fit like `fit_image`, each pixel taken from the nearest one."""
+    return np.asarray(Image.fromarray(mask).resize(*_fitted(mask.shape, longest_px, Image.Resampling.NEAREST)))
+
+
+def _fitted(
+    shape: tuple[int, ...], longest_px: int, down: Image.Resampling
+) -> tuple[tuple[int, int], Image.Resampling]:
+    """Return the size (width, height) that fits and how to resample to it."""
+    height, width = shape[:2]
+    longest = max(height, width)
+    if longest <= longest_px:
+        factor = longest_px // longest
+        return (width * factor, height * factor), Image.Resampling.NEAREST
+    scale = longest_px / longest
+    return (max(1, round(width * scale)), max(1, round(height * scale))), down

@@ -1,0 +1,154 @@
+"""Reports of pixel metrics and the files made of them."""
+
+import csv
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+
+from segkit.evaluation import exports, pixels
+from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
+
+CLASSES = ("background", "nucleus", "mitotic figure")
+
+
+def images_like(num_images, seed=0):
+    """Confusion matrices of images that are mostly right; every third has no mitotic figure at all."""
+    rng = np.random.default_rng(seed)
+    tables = rng.integers(1, 100, (num_images, 3, 3)) + np.eye(3, dtype=np.int64) * rng.integers(
+        1, 2000, (num_images, 1, 1)
+    )
+    tables[::3, 2, :] = 0
+    tables[::3, :, 2] = 0
+    return tables
+
+
+@pytest.fixture(scope="module")
+def report() -> PixelReport:
+    return measure_pixels([f"image_{i}" for i in range(9)], images_like(9), CLASSES)
+
+
+def test_pooled_and_mean_are_what_they_say(report):
+    tables = images_like(9)
+    dice = pixels.dice(tables)
+    nucleus = report.per_class[1]
+    assert nucleus.pooled["dice"].value == pytest.approx(pixels.dice(tables.sum(axis=0))[1], abs=1e-6)
+    assert nucleus.mean["dice"].value == pytest.approx(dice[:, 1].mean(), abs=1e-6)
+    figure = report.per_class[2]
+    assert figure.num_images == 6
+    assert figure.mean["dice"].value == pytest.approx(np.nanmean(dice[:, 2]), abs=1e-6)
+    assert report.pixel_error_pooled.value == pytest.approx(1 - np.trace(tables.sum(axis=0)) / tables.sum(), abs=1e-6)
+
+
+def test_the_foreground_is_the_mean_of_its_classes(report):
+    for how in ("pooled", "mean"):
+        for metric in pixels.CLASS_METRICS:
+            parts = [getattr(summary, how)[metric].value for summary in report.per_class[1:]]
+            assert getattr(report.foreground, how)[metric].value == pytest.approx(np.mean(parts), abs=2e-6)
+    assert report.headline == report.foreground.pooled["dice"]
+
+
+def test_the_dice_of_an_image_by_itself_is_the_one_in_the_report(report):
+    assert [dice_of_image(table) for table in images_like(9)] == [row.dice for row in report.images]
+    assert dice_of_image(np.diag([5, 0, 0])) is None
+
+
+def test_intervals_hold_their_estimates(report):
+    for summary in (*report.per_class, report.foreground):
+        for estimates in (summary.pooled, summary.mean):
+            for estimate in estimates.values():
+                assert estimate.low <= estimate.value <= estimate.high
+                assert estimate.low < estimate.high
+
+
+def test_reports_do_not_depend_on_anything_but_their_arguments(report):
+    again = measure_pixels([f"image_{i}" for i in range(9)], images_like(9), CLASSES)
+    assert again == report
+    other_seed = measure_pixels([f"image_{i}" for i in range(9)], images_like(9), CLASSES, seed=1)
+    assert other_seed.headline.value == report.headline.value
+    assert other_seed.headline != report.headline
+
+
+def test_intervals_over_groups_say_so():
+    names, tables = [f"image_{i}" for i in range(9)], images_like(9)
+    report = measure_pixels(names, tables, CLASSES, groups=["a", "a", "b", "b", "b", "c", "c", "d", "e"])
+    assert (report.unit, report.num_units) == ("group", 5)
+    assert report.images[3].group == "b"
+    assert "over 5 groups" in exports.as_markdown(report)
+
+
+@pytest.mark.parametrize("arguments", [{"names": ["one"]}, {"names": ["one", "two"], "groups": ["a", "a"]}])
+def test_a_single_unit_has_no_intervals(arguments):
+    report = measure_pixels(confusions=images_like(5)[1 : 1 + len(arguments["names"])], classes=CLASSES, **arguments)
+    assert report.headline.value is not None
+    assert (report.headline.low, report.headline.high) == (None, None)
+    assert "No intervals" in exports.as_markdown(report)
+
+
+def test_no_foreground_anywhere_is_undefined_and_still_written(tmp_path):
+    tables = np.zeros((3, 2, 2), np.int64)
+    tables[:, 0, 0] = 100
+    report = measure_pixels(["a", "b", "c"], tables, ("background", "nucleus"))
+    assert report.headline.value is None
+    assert report.pixel_error_pooled.value == 0
+    exports.write_report(report, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["headline"]["value"] is None
+    assert "Dice undefined" in (tmp_path / "summary.md").read_text()
+    assert "nan" not in (tmp_path / "metrics.csv").read_text().lower()
+
+
+def test_csv_has_one_row_for_each_image_and_class_and_the_counts_behind_the_metrics(report, tmp_path):
+    exports.write_report(report, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["image"], row["class"]) for row in rows] == [
+        (f"image_{i}", name) for i in range(9) for name in CLASSES
+    ]
+    for row in rows:
+        tp, fp, fn, tn = (int(row[column]) for column in ("tp_px", "fp_px", "fn_px", "tn_px"))
+        assert tp + fp + fn + tn == images_like(9)[int(row["image"][-1])].sum()
+        if tp + fp + fn:
+            assert float(row["dice"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+        else:
+            assert row["dice"] == row["iou"] == row["precision"] == row["recall"] == ""
+
+
+def test_json_says_what_was_measured_and_how(report, tmp_path):
+    exports.write_report(report, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["segkit"] == importlib.metadata.version("segkit")
+    assert content["num_images"] == 9
+    assert content["intervals"] == {
+        "method": "percentile bootstrap",
+        "level": 0.95,
+        "samples": 1000,
+        "seed": 0,
+        "over": "image",
+        "num_units": 9,
+    }
+    assert [summary["name"] for summary in content["classes"]] == list(CLASSES)
+    assert set(pixels.CLASS_METRICS) | {"pixel_error", "undefined", "pooled", "mean"} <= set(content["definitions"])
+    assert content["headline"]["value"] == content["foreground"]["pooled"]["dice"]["value"] == report.headline.value
+
+
+def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells():
+    names = [f"image|{i}" for i in range(9)]
+    report = measure_pixels(names, images_like(9), ("background", "a|b", "*c*"))
+    text = exports.as_markdown(report)
+    worst = min(report.images, key=lambda row: row.dice)
+    shown = worst.image.replace("|", "\\|").replace("_", "\\_")
+    assert f"| {shown} | {worst.dice:.3f} |" in text
+    assert f"**Dice {report.headline}**" in text
+    tables = [line.replace("\\|", "").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert {len(cells) for cells in tables} == {5, 9}
+    assert "\\*c\\*" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [([], CLASSES), (["a", "a"], CLASSES), (["a"], CLASSES), (["a", "b"], CLASSES[:2]), (["a", "b"], CLASSES[:1])],
+)
+def test_arguments_that_do_not_fit_together_are_refused(names, classes):
+    with pytest.raises(ValueError, match=r"names|classes"):
+        measure_pixels(names, images_like(2), classes)
