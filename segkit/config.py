@@ -20,7 +20,8 @@ from segkit.errors import ConfigError
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_BYTES = 100_000
+MAX_NESTING = 20
 DIHEDRAL_HELP = "Average over the 8 flips and quarter turns (8 times slower)."
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -233,7 +234,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        It cannot be read, is larger than 1 MB or is no such mapping.
+        It cannot be read, is larger than 100 kB or is no such mapping.
     """
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
@@ -282,10 +283,24 @@ _PlainLoader.add_implicit_resolver(
 )
 
 
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
+
 def _load_plain(text: str) -> Any:
-    # Nested aliases expand exponentially, and no configuration needs them.
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise yaml.YAMLError("aliases are not allowed")
+    # Nested aliases expand exponentially, deep nesting takes quadratic time; no configuration needs either.
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.YAMLError("aliases are not allowed")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_NESTING:
+            raise yaml.YAMLError(f"nested more than {MAX_NESTING} levels deep")
     return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
 
 

@@ -149,10 +149,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
             raise UsageError(
                 f"{folder}: another segkit process is writing there. Wait for it or choose another --out."
             ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        # The empty file stays: were it deleted, another process could lock the deleted one and a third a new one.
+        yield
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -74,12 +74,16 @@ class TileGrid:
         The rest, `halo - margin`, is cropped from the output.
     size_offset
         Legal input sizes are `alignment * m + size_offset`.
+    smallest
+        Inputs are at least this large: below it, numerical libraries add numbers up in another order, and the
+        last bits of a small tile would differ from those of a large one.
     """
 
     alignment: int
     halo: int
     margin: int = 0
     size_offset: int = 0
+    smallest: int = 0
 
     def legal_size(self, minimum: int) -> int:
         """Return the smallest legal input size that is at least `minimum`."""
@@ -87,12 +91,12 @@ class TileGrid:
         return max(steps, 1) * self.alignment + self.size_offset
 
     def read_box(self, core: Box) -> Box:
-        """Return the box to read for `core`: halo on each side, grown right and down to a legal size."""
+        """Return the box to read for `core`: halo on each side, grown right and down to a legal, large enough size."""
         return Box(
             core.y - self.halo,
             core.x - self.halo,
-            self.legal_size(core.height + 2 * self.halo),
-            self.legal_size(core.width + 2 * self.halo),
+            self.legal_size(max(core.height + 2 * self.halo, self.smallest)),
+            self.legal_size(max(core.width + 2 * self.halo, self.smallest)),
         )
 
     def crop_in_output(self, core: Box) -> tuple[slice, slice]:

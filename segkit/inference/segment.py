@@ -86,7 +86,8 @@ class ObjectTracer:
         rows = np.flatnonzero(still_open.any(axis=1))
         first = int(rows[0]) if rows.size else len(mask)
         self._top += first
-        self._mask, self._foreground = still_open[first:], foreground[first:]
+        self._mask = still_open[first:] if rows.size else None
+        self._foreground = foreground[first:] if rows.size else None
 
 
 def _measure(

@@ -6,6 +6,7 @@ those outputs that depend on it, whatever the weights are, because 0 * NaN is Na
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,7 +44,13 @@ def tile_grid(network: UNet) -> TileGrid:
     size_offset, margin = _legal_sizes(path, alignment)
     # Valid convolutions give only outputs whose inputs are all there: the border that they lose is the halo.
     halo = margin or _round_up(computed_reach(path, alignment).around_block, alignment)
-    return TileGrid(alignment=alignment, halo=halo, margin=margin, size_offset=size_offset)
+    return TileGrid(
+        alignment=alignment,
+        halo=halo,
+        margin=margin,
+        size_offset=size_offset,
+        smallest=_smallest_for_equal_sums(path, margin),
+    )
 
 
 def refuse_mixing_norms(network: nn.Module) -> None:
@@ -136,6 +143,24 @@ def _legal_sizes(layers: Sequence[nn.Module], alignment: int) -> tuple[int, int]
             # Large enough that the smallest legal size leaves output pixels.
             return remainder + 2 * margin // alignment * alignment, margin
     raise ModelError("no input size passes evenly through all poolings of this network.")
+
+
+def _smallest_for_equal_sums(layers: Sequence[nn.Module], margin: int) -> int:
+    """Return the input side from which on every convolution adds up its products in the same order.
+
+    PyTorch hands a single image to oneDNN only if the layer's input has more than 20,480 values
+    (`use_mkldnn` in ATen/native/Convolution.cpp), and oneDNN takes other kernels for rows shorter than 16.
+    """
+    stride, smallest = 1, 0
+    for layer in layers:
+        match layer:
+            case nn.Conv2d() | nn.ConvTranspose2d():
+                side = max(16, math.isqrt(20_480 // layer.in_channels) + 1)
+                smallest = max(smallest, side * stride)
+                stride = stride if isinstance(layer, nn.Conv2d) else stride // 2
+            case nn.MaxPool2d():
+                stride *= 2
+    return smallest + 2 * margin
 
 
 def _along_x(layer: nn.Conv2d | nn.MaxPool2d | nn.ConvTranspose2d) -> tuple[int, int, int]:

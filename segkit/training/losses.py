@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from segkit.masks import IGNORE
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

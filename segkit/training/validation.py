@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.evaluation.pixels import confusion, dice, mean_over_foreground
+from segkit.evaluation.tables import dice_of_image
 from segkit.geometry import TileGrid
 from segkit.inference.network import Predictor
 from segkit.inference.pipeline import predict_array
@@ -30,7 +31,7 @@ class Validation(NamedTuple):
 
     score: float
     dice: Mapping[str, float | None]
-    per_image: list[float]
+    per_image: list[float | None]
     masks: list[NDArray[np.uint8]]
 
 
@@ -40,16 +41,13 @@ def validate(images: Sequence[LabelledImage], predictor: Predictor, grid: TileGr
     masks = [predict_array(one.image, predictor, grid).mask for one in images]
     confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
     pooled = dice(confusions.sum(axis=0))
+    score = mean_over_foreground(pooled).item()
     return Validation(
-        score=_zero_if_undefined(mean_over_foreground(pooled).item()),
+        # Without any foreground, true or predicted, the images say nothing about the model.
+        score=0.0 if np.isnan(score) else score,
         dice={
             name: None if np.isnan(value) else float(value) for name, value in zip(classes[1:], pooled[1:], strict=True)
         },
-        per_image=[_zero_if_undefined(value) for value in mean_over_foreground(dice(confusions)).tolist()],
+        per_image=[dice_of_image(one) for one in confusions],
         masks=masks,
     )
-
-
-def _zero_if_undefined(value: float) -> float:
-    """Return a score that can be compared: images without any foreground, true or predicted, say nothing."""
-    return 0.0 if np.isnan(value) else value

@@ -16,7 +16,7 @@ from segkit.data.rasters import read_values
 from segkit.errors import InputError
 from segkit.evaluation.exports import write_report
 from segkit.evaluation.pixels import confusion, require_same_shape
-from segkit.evaluation.tables import PixelReport, measure_pixels
+from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
 from segkit.inference.pipeline import predict_array
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
@@ -219,8 +219,9 @@ def _measure_one(
     measured.names.append(name)
     measured.confusions.append(one)
     if len(measured.names) <= MAX_FIGURES:
-        dice = measure_pixels([name], one[None], measured.classes, num_samples=0).images[0].dice
-        draw_overlay(image, truth, mask, measured.classes, out / "figures" / f"{name}.png", title=name, dice=dice)
+        draw_overlay(
+            image, truth, mask, measured.classes, out / "figures" / f"{name}.png", title=name, dice=dice_of_image(one)
+        )
 
 
 def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:

@@ -1,6 +1,5 @@
 """From slides and a model to class maps, objects and pictures."""
 
-import contextlib
 import dataclasses
 import glob
 import logging
@@ -11,23 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segkit import files
 from segkit.config import AUTO, PredictConfig
 from segkit.errors import InputError, UsageError
 from segkit.inference.network import Predictor
+from segkit.inference.outputs import SlideOutputs
 from segkit.inference.pipeline import SlideLevel, Timings, run_tiles, with_channels
 from segkit.inference.plan import Plan, make_plan
-from segkit.inference.segment import MapObject, ObjectTracer
 from segkit.models.inference_form import resolve_device, resolve_precision
 from segkit.models.model_file import Model, load_model
-from segkit.palette import colour_of_class
 from segkit.report.figures import draw_overview
 from segkit.slides import Slide, open_slide
-from segkit.slides.geojson import GeoJSONWriter
-from segkit.slides.pyramid import PyramidWriter
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
@@ -52,10 +45,6 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 """Files that are taken from a folder; a file given by name may have any suffix."""
-OBJECT_COLUMNS = (
-    "id", "class", "x_px", "y_px", "x_um", "y_um", "area_px", "area_um2", "perimeter_px", "perimeter_um", "probability"
-)  # fmt: skip
-
 log = logging.getLogger(__name__)
 
 
@@ -227,7 +216,9 @@ def _predict_slide(
         with files.folder_lock(folder):
             files.remove_leftovers(folder)
             (folder / runs.RECORD).unlink(missing_ok=True)
-            with _Results(folder, plan, model, config) as results:
+            with SlideOutputs(
+                folder, plan, model.spec.classes, probability=config.probability, min_area=config.min_area
+            ) as results:
                 timings = run_tiles(
                     SlideLevel(slide, plan.level, model.spec.arguments.in_channels),
                     predictor,
@@ -248,90 +239,6 @@ def _predict_slide(
             )
             _write_record(folder, slide, plan, key, result, timings, model, predictor)
     return result
-
-
-class _Results(contextlib.ExitStack):
-    """The files that grow while a slide is predicted; they appear whole when the body ends without an error."""
-
-    def __init__(self, folder: Path, plan: Plan, model: Model, config: PredictConfig) -> None:
-        super().__init__()
-        self._folder, self._plan, self._config = folder, plan, config
-        self._classes = model.spec.classes
-        self._pixels = np.zeros(256, np.int64)
-        self.num_objects = 0
-
-    def __enter__(self) -> "_Results":
-        super().__enter__()
-        plan = self._plan
-        self._mask = self.enter_context(
-            PyramidWriter(self._folder / "mask.tif", plan.height, plan.width, mpp=plan.mpp, reduce="nearest")
-        )
-        self._foreground = None
-        if self._config.probability:
-            self._foreground = self.enter_context(
-                PyramidWriter(self._folder / "probability.tif", plan.height, plan.width, mpp=plan.mpp, reduce="mean")
-            )
-        self._write_object_row = self.enter_context(files.csv_rows(self._folder / "objects.csv", OBJECT_COLUMNS))
-        self._geojson = self.enter_context(GeoJSONWriter(self._folder / "objects.geojson"))
-        self._tracer = ObjectTracer(len(self._classes), self._add_object)
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
-        try:
-            if kind is None:
-                self._tracer.finish()
-        except BaseException as failure:
-            super().__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        return super().__exit__(kind, error, trace)
-
-    def write_rows(self, mask: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> None:
-        """Take finished rows, class ids and foreground probability, uint8 (n, width)."""
-        self._pixels += np.bincount(mask.ravel(), minlength=256)
-        self._mask.write_rows(mask)
-        if self._foreground is not None:
-            self._foreground.write_rows(foreground)
-        self._tracer.add_rows(mask, foreground)
-
-    def shares(self) -> dict[str, float]:
-        """Return each class's share of the pixels."""
-        return {
-            name: float(count / self._pixels.sum())
-            for name, count in zip(self._classes, self._pixels[: len(self._classes)], strict=True)
-        }
-
-    def _add_object(self, found: MapObject) -> None:
-        scale, mpp = self._plan.downsample, self._plan.mpp
-        if found.area_px * (mpp or 1) ** 2 < self._config.min_area:
-            return
-        self.num_objects += 1
-        label = self._classes[found.class_index]
-        measurements = {"Area px": found.area_px * scale**2, "Probability": found.probability}
-        row = {
-            "id": self.num_objects,
-            "class": label,
-            "x_px": round(found.x * scale, 2),
-            "y_px": round(found.y * scale, 2),
-            "area_px": round(found.area_px * scale**2, 2),
-            "perimeter_px": round(found.perimeter_px * scale, 2),
-            "probability": round(found.probability, 4),
-        }
-        if mpp is not None:
-            measurements["Area um2"] = found.area_px * mpp**2
-            row |= {
-                "x_um": round(found.x * mpp, 3),
-                "y_um": round(found.y * mpp, 3),
-                "area_um2": round(found.area_px * mpp**2, 3),
-                "perimeter_um": round(found.perimeter_px * mpp, 3),
-            }
-        self._write_object_row(row)
-        self._geojson.add_polygon(
-            [ring * scale for ring in found.rings],
-            label=label,
-            colour=colour_of_class(found.class_index),
-            object_type="detection",
-            measurements=measurements,
-        )
 
 
 def _key_of(path: Path, model: Model, predictor: Predictor, config: PredictConfig) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""One colour per class, the same in figures, overview pictures and GeoJSON."""
+"""What the values of a mask mean everywhere: class indices, 0 = background, IGNORE; and each class's colour."""
+
+from typing import Final
+
+IGNORE: Final = 255
+"""Value in masks of pixels that are not labelled and do not count."""
 
 # Okabe and Ito (2008), distinguishable with colour-vision deficiencies; order chosen to stand out on H&E.
 _COLOURS = (

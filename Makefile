@@ -1,0 +1,60 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11 or newer and make; `make help` lists the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo_out
+
+# The first Python that is new enough and can make virtual environments; PYTHON=... overrides it.
+PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11,$(shell \
+	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench-reading bench-predict bench-startup clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+setup: $(STAMP)  ## make .venv with segkit, as it is in this folder, and its tools
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "segkit needs Python 3.11 or newer with venv: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Installing segkit into $(VENV); the first time this takes a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: setup  ## check, train, predict and evaluate on sample_data/
+	rm -rf $(DEMO)
+	$(BIN)/segkit check sample_data
+	$(BIN)/segkit train --data sample_data --config configs/sample.yaml --out $(DEMO)/run
+	$(BIN)/segkit predict sample_data/slide/tissue.tif --model $(DEMO)/run --out $(DEMO)/predictions
+	$(BIN)/segkit evaluate --data sample_data --model $(DEMO)/run --split test --out $(DEMO)/evaluation
+	@echo
+	@echo "Done. Pictures to open:"
+	@echo "  $(DEMO)/run/figures/first_batch.png         what the training saw"
+	@echo "  $(DEMO)/run/figures/curves.png              how it went"
+	@echo "  $(DEMO)/run/figures/validation.png          what it learned"
+	@echo "  $(DEMO)/predictions/tissue/overview.png     the slide, segmented"
+	@echo "  $(DEMO)/evaluation/figures/                 each test image, right and wrong"
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench-reading: setup  ## speed and memory of reading slides, beside OpenSlide
+	$(BIN)/python benchmarks/reading.py
+
+bench-predict: setup  ## wall time of predict beside that of the network alone
+	$(BIN)/python benchmarks/predict.py
+
+bench-startup: setup  ## wall time of segkit --help
+	$(BIN)/python benchmarks/startup.py
+
+clean:  ## remove what the demo, the tests and the tools leave
+	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

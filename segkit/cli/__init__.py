@@ -1,0 +1,23 @@
+"""The command line: parse, build the configuration, call one function, show the result.
+
+The only room that prints, draws progress or exits. `segkit --help` imports no torch and no numpy: a command's
+module is imported when the command is used, and what the command needs when it runs.
+"""
+
+import io
+import sys
+
+from segkit.cli.failures import explained, quiet_libraries, translated_signals
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code."""
+    # A name of a file may hold bytes that the terminal's encoding lacks; that must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    quiet_libraries()
+    with translated_signals(), explained():
+        from segkit.cli.app import app
+
+        app(prog_name="segkit")

@@ -1,0 +1,102 @@
+"""`segkit evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segkit.cli.options import AsJson, Assignments, ConfigFile, ModelPath, config_option
+from segkit.cli.progress import open_display
+from segkit.cli.results import print_json, print_lines, print_pictures, print_table
+from segkit.config import DataConfig, EvaluateConfig, build_config
+from segkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from segkit.evaluation.tables import Estimate
+    from segkit.workflows.evaluate import EvaluateResult
+
+EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md and figures/."
+METRICS = ("dice", "iou", "precision", "recall")
+
+
+def run(
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Data folder: predict its images, then measure.")
+    ] = None,
+    model: ModelPath = None,
+    split: Annotated[str | None, config_option(EvaluateConfig, "split")] = None,
+    prediction: Annotated[
+        Path | None, typer.Option("--pred", metavar="DIR", help="Folder of predictions that are there.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", metavar="DIR", help="Folder of the true masks.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("evaluation"),
+    device: Annotated[str | None, config_option(EvaluateConfig, "compute.device", metavar="DEVICE")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the configuration, evaluate, show the metrics."""
+    _require_one_way(data=data, model=model, prediction=prediction, truth=truth)
+    settings = build_config(
+        EvaluateConfig,
+        file=config,
+        assignments=assignments or [],
+        flags={"split": split, "compute.device": device},
+    )
+    from segkit.workflows.evaluate import evaluate
+
+    with open_display() as display:
+        result = evaluate(
+            settings,
+            data=None if data is None else DataConfig(dir=data),
+            model=model,
+            prediction=prediction,
+            truth=truth,
+            out=out,
+            on_progress=display.on_progress,
+            on_note=display.on_note,
+        )
+    if as_json:
+        from segkit.evaluation.exports import as_json as metrics_of
+
+        print_json({"folder": result.folder, "figures": result.figures, **metrics_of(result.report)})
+    else:
+        _show(result)
+
+
+def _require_one_way(*, data: Path | None, model: Path | None, prediction: Path | None, truth: Path | None) -> None:
+    measured = prediction is not None and truth is not None and data is None and model is None
+    predicted = data is not None and prediction is None and truth is None
+    if not (measured or predicted):
+        raise UsageError(
+            "give either --data DIR (with --model) to predict and measure, or --pred DIR and --truth DIR to measure "
+            "what is there."
+        )
+
+
+def _show(result: "EvaluateResult") -> None:
+    report = result.report
+    print_table(
+        "Pooled over all pixels, with 95 % intervals",
+        ["class", *METRICS],
+        [[row.name, *(_format(row.pooled[metric]) for metric in METRICS)] for row in report.per_class],
+    )
+    print_lines(
+        [
+            f"Dice {report.headline}, mean of the foreground classes",
+            f"Pixel error {report.pixel_error_pooled}",
+            f"{len(report.images)} images; intervals from {report.num_samples} resamplings of {report.num_units} "
+            f"{report.unit}s",
+            f"All numbers: {result.folder / 'summary.md'}",
+        ]
+    )
+    print_pictures(result.figures)
+
+
+def _format(estimate: "Estimate") -> str:
+    from segkit.evaluation.tables import format_value
+
+    value = format_value(estimate.value)
+    if estimate.low is None:
+        return value
+    return f"{value}\n{format_value(estimate.low)}-{format_value(estimate.high)}"

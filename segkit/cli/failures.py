@@ -1,0 +1,141 @@
+"""The one place where an error becomes a message for a person and an exit code.
+
+Ctrl-C and SIGTERM raise `Interrupted` in the main thread. It is no `Exception`, so that a loop that notes one
+bad input and goes on with the next cannot take it for a bad input; temporary files are removed on its way up.
+A second signal ends the process at once.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from segkit.errors import EXIT_BUG, ResourceError, SegkitError
+
+INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+logger = logging.getLogger("segkit")
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to stop."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
+def quiet_libraries() -> None:
+    """Hide what libraries log and warn about; segkit reports a bad file in its own words."""
+    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL, format="%(name)s: %(message)s")
+    warnings.simplefilter("ignore")
+
+
+def show_details(wanted: bool) -> None:
+    """Show, if wanted, what libraries log and warn about, and the traceback of a bug."""
+    if wanted:
+        logging.getLogger().setLevel(logging.INFO)
+        warnings.simplefilter("default")
+
+
+@contextlib.contextmanager
+def translated_signals() -> Iterator[None]:
+    """Raise `Interrupted` on the first SIGINT or SIGTERM inside the block."""
+    process = os.getpid()
+    earlier = {number: signal.getsignal(number) for number in INTERRUPTING_SIGNALS}
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if os.getpid() != process:
+            # A forked loader worker. Ctrl-C reaches it, too, and its parent will stop it; a worker that dies
+            # of a signal would make torch raise in the parent while that cleans up.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        _handle_signals_with(dict.fromkeys(INTERRUPTING_SIGNALS, signal.SIG_DFL))
+        raise Interrupted(number)
+
+    _handle_signals_with(dict.fromkeys(INTERRUPTING_SIGNALS, interrupt))
+    try:
+        yield
+    finally:
+        _handle_signals_with(earlier)
+
+
+def _handle_signals_with(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def explained(*, log_folder: Path | None = None) -> Iterator[None]:
+    """End the process with a message and an exit code when the block raises; a success passes through.
+
+    Parameters
+    ----------
+    log_folder
+        Where the traceback of a bug is written if it is a folder; else the system's temporary folder.
+    """
+    try:
+        yield
+    except SegkitError as error:
+        sys.exit(_tell(error))
+    except Interrupted as interruption:
+        _print_line("segkit: interrupted. Finished files are whole; a training goes on with --resume.")
+        sys.exit(interruption.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has left (`segkit info FILE | head`). Python would complain again when it
+        # flushes at exit, so the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except MemoryError as error:
+        sys.exit(_tell(_out_of_memory("memory", error)))
+    except Exception as error:  # noqa: BLE001 (the outermost frame: a bug must end in a log and a message)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported only to name its class
+            sys.exit(_tell(_out_of_memory("device memory", error)))
+        sys.exit(_tell_bug(error, log_folder))
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line: characters that would break it or steer the terminal are shown as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _tell(error: SegkitError) -> int:
+    _print_line(f"segkit: {error.message}")
+    for problem in error.problems:
+        _print_line(f"  - {problem}")
+    return error.exit_code
+
+
+def _tell_bug(error: Exception, log_folder: Path | None) -> int:
+    from segkit.files import write_text
+
+    name = f"segkit-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    log = (log_folder if log_folder is not None and log_folder.is_dir() else Path(tempfile.gettempdir())) / name
+    try:
+        write_text(log, "".join(traceback.format_exception(error)))
+        where = f"The traceback is in {log}; please report it."
+    except (SegkitError, OSError) as failure:
+        where = f"The traceback could not be written ({failure}); run again with -v to see it."
+    _print_line(f"segkit: this is a bug in segkit: {type(error).__name__}: {error}. {where}")
+    logger.info("the bug's traceback", exc_info=error)
+    return EXIT_BUG
+
+
+def _out_of_memory(what: str, error: BaseException) -> ResourceError:
+    detail = str(error).partition("\n")[0]
+    return ResourceError(
+        f"out of {what}{f' ({detail})' if detail else ''}. Use a smaller --tile or batch, or a machine with more."
+    )
+
+
+def _print_line(text: str) -> None:
+    sys.stderr.write(f"{printable(text)}\n")

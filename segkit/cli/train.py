@@ -1,0 +1,72 @@
+"""`segkit train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segkit.cli.options import AsJson, Assignments, ConfigFile, config_option
+from segkit.cli.progress import open_display
+from segkit.cli.progress_lines import format_seconds
+from segkit.cli.results import print_facts, print_json, print_lines, print_pictures, print_table
+from segkit.config import TrainConfig, build_config
+from segkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from segkit.workflows.train import TrainResult
+
+EPILOG = "Leaves a run folder with the model, the resolved configuration, metrics.csv and figures/."
+
+
+def run(
+    data: Annotated[Path | None, config_option(TrainConfig, "data.dir", "--data", metavar="DIR")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="Run folder; without it, a new one in runs/.")
+    ] = None,
+    epochs: Annotated[int | None, config_option(TrainConfig, "epochs", metavar="N")] = None,
+    seed: Annotated[int | None, config_option(TrainConfig, "seed", metavar="N")] = None,
+    device: Annotated[str | None, config_option(TrainConfig, "compute.device", metavar="DEVICE")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with this run, with its configuration and last state."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the configuration, train, show what came of it."""
+    if resume is not None and (config is not None or out is not None):
+        raise UsageError("--resume takes the run's own configuration and folder: leave out --config and --out.")
+    settings = build_config(
+        TrainConfig,
+        file=config if resume is None else resume / "config.yaml",
+        assignments=assignments or [],
+        flags={"data.dir": data, "epochs": epochs, "seed": seed, "compute.device": device},
+    )
+    from segkit.workflows.train import train
+
+    with open_display() as display:
+        result = train(settings, out=out, resume=resume, on_progress=display.on_progress, on_note=display.on_note)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: "TrainResult") -> None:
+    print_facts(
+        "Training finished",
+        {
+            "best epoch": str(result.best_epoch),
+            "mean Dice (validation)": f"{result.score:.4f}",
+            "time": format_seconds(result.seconds),
+            "run folder": str(result.run),
+        },
+    )
+    print_table(
+        "Validation",
+        ["class", "Dice"],
+        [[name, "" if score is None else f"{score:.4f}"] for name, score in result.scores.items()],
+    )
+    print_lines([f"Model: {result.model}"])
+    print_pictures(result.figures)

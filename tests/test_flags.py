@@ -1,0 +1,50 @@
+"""The interface is frozen: a flag that comes, goes or changes its name needs an edit here, and a line in CHANGELOG."""
+
+from typing import Any
+
+import typer
+
+from segkit.cli.app import COMMANDS, app, load_command
+
+COMMON = {"--json", "--verbose", "-v"}
+CONFIGURED = {"--config", "--set"}
+FLAGS = {
+    "train": COMMON | CONFIGURED | {"--data", "--out", "--epochs", "--seed", "--device", "--resume"},
+    "predict": COMMON
+    | CONFIGURED
+    | {
+        "INPUT",
+        "--model",
+        "--out",
+        "--mpp",
+        "--tile",
+        "--batch",
+        "--dihedral",
+        "--no-dihedral",
+        "--probability",
+        "--no-probability",
+        "--min-area",
+        "--device",
+        "--precision",
+        "--overwrite",
+    },
+    "evaluate": COMMON | CONFIGURED | {"--data", "--model", "--split", "--pred", "--truth", "--out", "--device"},
+    "check": COMMON | CONFIGURED | {"DIR"},
+    "info": COMMON | {"FILE"},
+    "preview": COMMON | CONFIGURED | {"--data", "--out", "--seed"},
+    "make-sample": COMMON | {"DIR", "--seed"},
+}
+ROOT_FLAGS = {"--version", "--verbose", "-v", "--install-completion", "--show-completion"}
+
+
+def flags_of(command: Any) -> set[str]:
+    """Return a command's options by all their names, and its arguments by what help calls them."""
+    parameters = command.params
+    options = [one for one in parameters if one.param_type_name == "option"]
+    arguments = {one.metavar for one in parameters if one.param_type_name == "argument"}
+    return {name for one in options for name in (*one.opts, *one.secondary_opts)} | arguments
+
+
+def test_the_flags_are_exactly_these() -> None:
+    assert {name: flags_of(load_command(name)) for name in COMMANDS} == FLAGS
+    assert flags_of(typer.main.get_command(app)) == ROOT_FLAGS
