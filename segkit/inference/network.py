@@ -1,5 +1,6 @@
 """The network as the pipeline sees it: batches of uint8 pixels in, class ids and probabilities out."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,7 +94,10 @@ class Predictor:
         return self.predict(images_BHWC[:half], crops[:half]) + self.predict(images_BHWC[half:], crops[half:])
 
     def _softmax(self, images: Tensor) -> Tensor:
-        return torch.softmax(self._network(images).float(), dim=1)
+        # Not torch.softmax, whose last bit depends on where in memory a pixel lies: a tile would differ from the whole.
+        logits = self._network(images).float()
+        exponentials = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+        return exponentials / functools.reduce(torch.add, exponentials.unbind(1)).unsqueeze(1)
 
 
 def _quantised(probabilities_CHW: Tensor) -> Prediction:
