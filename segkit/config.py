@@ -94,6 +94,9 @@ class AugmentConfig(Section):
     scale: ScaleRange | Auto = Field(AUTO, description="Range of magnification, e.g. [0.8, 1.25].")
     shear_degrees: Annotated[float, Field(ge=0, le=45)] | Auto = Field(AUTO, description="Largest shear.")
     elastic_px: NotNegative | Auto = Field(AUTO, description="Size of elastic displacements (about their RMS).")
+    stain: Fraction | Auto = Field(
+        AUTO, description="Largest relative change of the amounts of haematoxylin and eosin."
+    )
     brightness: Fraction | Auto = Field(AUTO, description="Largest relative change of brightness.")
     contrast: Fraction | Auto = Field(AUTO, description="Largest relative change of contrast.")
     gamma: Fraction | Auto = Field(AUTO, description="Largest relative change of gamma.")

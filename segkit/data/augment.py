@@ -7,6 +7,8 @@ What a strength means (each is drawn anew for every sample):
     scale            nearest for the mask: an angle up to +-rotate_degrees, a magnification log-uniform in `scale`,
     shear_degrees    a shear up to +-shear_degrees, and a smooth random displacement with an RMS of elastic_px in
     elastic_px       each direction
+    stain            StainJitter (segkit.data.stain): haematoxylin, eosin and the rest times 1 - s .. 1 + s each;
+                     colour only
     brightness       ColorJitter: pixels times 1 - b .. 1 + b
     contrast         ColorJitter: distance from the image's mean times 1 - c .. 1 + c
     saturation       ColorJitter: distance from the pixel's grey times 1 - s .. 1 + s; colour only
@@ -40,6 +42,7 @@ NONE: Final = {
     "scale": (1.0, 1.0),
     "shear_degrees": 0.0,
     "elastic_px": 0.0,
+    "stain": 0.0,
     "brightness": 0.0,
     "contrast": 0.0,
     "gamma": 0.0,
@@ -58,13 +61,14 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scale": (0.8, 1.25),
         "shear_degrees": 5.0,
         "elastic_px": 2.0,
+        "stain": 0.35,
         "brightness": 0.15,
-        "contrast": 0.2,
-        "gamma": 0.2,
+        "contrast": 0.25,
+        "gamma": 0.25,
         "hue_degrees": 10.0,
         "saturation": 0.25,
-        "noise": 0.03,
-        "blur_px": 1.0,
+        "noise": 0.06,
+        "blur_px": 1.2,
     },
     # Ronneberger et al. 2015, section 3.1: few images, so rotation and elastic deformation are what teaches.
     "em": {
@@ -73,6 +77,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scale": (0.8, 1.25),
         "shear_degrees": 5.0,
         "elastic_px": 5.0,
+        "stain": 0.0,
         "brightness": 0.15,
         "contrast": 0.25,
         "gamma": 0.25,
@@ -92,11 +97,11 @@ def resolve_augment(config: AugmentConfig, channels: int) -> AugmentConfig:
     config
         What the user set.
     channels
-        1 or 3: chooses the preset where it is `auto`; grey images get no hue and saturation.
+        1 or 3: chooses the preset where it is `auto`; grey images get no stain, hue and saturation.
     """
     preset = config.preset if config.preset != AUTO else ("em" if channels == 1 else "histology")
     given = {key: value for key, value in config.model_dump().items() if value != AUTO}
-    colour_only = {"hue_degrees": 0.0, "saturation": 0.0} if channels == 1 else {}
+    colour_only = {"stain": 0.0, "hue_degrees": 0.0, "saturation": 0.0} if channels == 1 else {}
     return AugmentConfig.model_validate({**PRESETS[preset], **given, **colour_only, "preset": preset})
 
 
@@ -169,6 +174,7 @@ def _build(values: Mapping[str, Any], patch_px: int) -> Any:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import asks the package index otherwise
     import albumentations as A  # over a second: only where samples are augmented
 
+    from segkit.data.stain import StainJitter
     from segkit.data.warp import Warp
 
     transforms: list[Any] = []
@@ -176,6 +182,8 @@ def _build(values: Mapping[str, Any], patch_px: int) -> Any:
         transforms.append(Warp(patch_px, **{name: values[name] for name in WARPING}))
     if values["flips"]:
         transforms += [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+    if values["stain"]:
+        transforms.append(StainJitter(values["stain"]))
     if any(values[name] for name in ("brightness", "contrast", "saturation", "hue_degrees")):
         transforms.append(
             A.ColorJitter(
