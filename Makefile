@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo_out
+REAL_DATA ?= $(or $(SEGKIT_REAL_DATA),../shared/data)
 
 # The first Python that is new enough and can make virtual environments; PYTHON=... overrides it.
 PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11,$(shell \
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-startup clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-startup real-isbi2012 real-glioma clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 setup: $(STAMP)  ## make .venv with segkit, as it is in this folder, and its tools
 
@@ -38,6 +39,9 @@ demo: setup  ## check, train, predict and evaluate on sample_data/
 	@echo "  $(DEMO)/predictions/tissue/overview.png     the slide, segmented"
 	@echo "  $(DEMO)/evaluation/figures/                 each test image, right and wrong"
 
+$(DEMO)/run/run.json:
+	$(MAKE) demo
+
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
@@ -49,11 +53,21 @@ check: setup  ## formatting, lint and types
 bench-reading: setup  ## speed and memory of reading slides, beside OpenSlide
 	$(BIN)/python benchmarks/reading.py
 
-bench-predict: setup  ## wall time of predict beside that of the network alone
-	$(BIN)/python benchmarks/predict.py
+bench-predict: setup $(DEMO)/run/run.json  ## wall time of predict beside that of the network alone
+	$(BIN)/python benchmarks/predict.py --model $(DEMO)/run
 
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py
+
+real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; half an hour)
+	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/isbi2012_em --model runs/isbi2012 --set dihedral=true --out evaluation/isbi2012
+	$(BIN)/python benchmarks/isbi2012.py --data $(REAL_DATA)/isbi2012_em --predictions evaluation/isbi2012/predictions
+
+real-glioma: setup  ## train and measure on glioma nuclei (likewise)
+	$(BIN)/segkit train --data $(REAL_DATA)/glioma_nuclei --config configs/glioma_nuclei.yaml --out runs/glioma
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/glioma_nuclei --model runs/glioma --split test --set dihedral=true --out evaluation/glioma
+	$(BIN)/python benchmarks/otsu_baseline.py --data $(REAL_DATA)/glioma_nuclei --split test
 
 clean:  ## remove what the demo, the tests and the tools leave
 	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks_cache

@@ -55,11 +55,17 @@ def row(slide: Path, model: Path, precision: str, repeats: int) -> str:
         alone = json.loads(done.stdout)
         alones.append(alone["seconds"])
     ratios = [wall / alone_s for wall, alone_s in zip(walls, alones, strict=True)]
-    return (
-        f"| {precision} | {alone['network']} | {alone['tiles']} of {alone['read_px']} px "
-        f"| {statistics.median(walls):.1f} | {statistics.median(alones):.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) "
-        f"| {record['num_objects']} | {record['peak_memory_bytes'] / 1e6:.0f} |"
-    )
+    cells = [
+        precision,
+        alone["network"],
+        f"{alone['tiles']} of {alone['read_px']} px",
+        f"{statistics.median(walls):.1f}",
+        f"{statistics.median(alones):.1f}",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+        record["num_objects"],
+        f"{record['peak_memory_bytes'] / 1e6:.0f}",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def network_alone(slide_path: Path, model_path: Path, precision: str) -> dict[str, object]:

@@ -28,7 +28,7 @@ from segkit.training.samples import Batch, Samples, load_batches
 from segkit.training.validation import LabelledImage, Validation, validate
 
 Row = Mapping[str, float | None]
-OnEpoch = Callable[[int, Validation], None]
+OnEpoch = Callable[[Row, Validation, bool], None]
 OnStep = Callable[[int, int, Mapping[str, Any]], None]
 
 
@@ -72,6 +72,7 @@ def fit(
     run: Path,
     resume: bool,
     on_step: OnStep,
+    on_validated: Callable[[int, int], None],
     on_epoch: OnEpoch,
     on_note: Callable[[str], None],
 ) -> FitResult:
@@ -91,9 +92,10 @@ def fit(
         A fixed set of patches for the validation loss.
     resume
         Continue from the newest valid checkpoint of `run`.
-    on_step, on_epoch, on_note
-        Called after each step with (step, steps, numbers), after a new best epoch's validation with (epoch,
-        validation), and with remarks for the user.
+    on_step, on_validated, on_epoch, on_note
+        Called after each step with (step, steps, numbers), after each validation image with (images done, images),
+        after each epoch with (its row of metrics.csv, its validation, whether it is the best so far), and with
+        remarks for the user.
 
     Raises
     ------
@@ -154,7 +156,7 @@ def fit(
         with torch.inference_mode():
             val_loss = _loss_of(network, validation_patches, loss, normalise, settings).item()
         predictor = Predictor(network, spec, device=settings.device, precision=settings.precision, dihedral=False)
-        validation = validate(validation_images, predictor, grid)
+        validation = validate(validation_images, predictor, grid, on_image=on_validated)
         best_before = max((_score_of(row) for row in history), default=-1.0)
         history.append(
             {
@@ -169,13 +171,14 @@ def fit(
                 "data_wait_share": waited / trained,
             }
         )
-        if validation.score > best_before:
+        is_best = validation.score > best_before
+        if is_best:
             scored = {
                 "scores": {"dice": validation.score, **{f"dice/{k}": v for k, v in validation.dice.items()}},
                 "training": {**spec.training, "best_epoch": epoch + 1},
             }
             save_model(run / MODEL_NAME, network, spec.model_copy(update=scored))
-            on_epoch(epoch + 1, validation)
+        on_epoch(history[-1], validation, is_best)
         files.write_csv(run / "metrics.csv", history, list(history[0]))
         # Last, so that a checkpoint never claims an epoch whose model or metrics are not on disk.
         checkpoint.save_checkpoint(

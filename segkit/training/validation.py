@@ -1,6 +1,6 @@
 """Validation on whole images, with the same tiles as a prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +35,18 @@ class Validation(NamedTuple):
     masks: list[NDArray[np.uint8]]
 
 
-def validate(images: Sequence[LabelledImage], predictor: Predictor, grid: TileGrid) -> Validation:
-    """Predict whole images and score them; classes that are in no image and no prediction do not count."""
+def validate(
+    images: Sequence[LabelledImage], predictor: Predictor, grid: TileGrid, *, on_image: Callable[[int, int], None]
+) -> Validation:
+    """Predict whole images and score them; classes that are in no image and no prediction do not count.
+
+    `on_image` is called after each image with (images done, images).
+    """
     classes = predictor.spec.classes
-    masks = [predict_array(one.image, predictor, grid).mask for one in images]
+    masks = []
+    for number, one in enumerate(images, start=1):
+        masks.append(predict_array(one.image, predictor, grid).mask)
+        on_image(number, len(images))
     confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
     pooled = dice(confusions.sum(axis=0))
     score = mean_over_foreground(pooled).item()

@@ -15,6 +15,7 @@ from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mas
 from segkit.data.splits import assign_splits
 from segkit.errors import InputError
 from segkit.geometry import TileGrid
+from segkit.inference.pipeline import with_channels
 from segkit.models.inference_form import resolve_device, resolve_precision
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress
@@ -77,13 +78,11 @@ def _read_all(items: Sequence[Item], dataset: Dataset, on_progress: OnProgress) 
             on_progress("read images", len(found), len(items), {})
     labelled = [one for one in found if isinstance(one, LabelledImage)]
     problems = [one for one in found if isinstance(one, str)]
-    channels = {one.image.shape[2] for one in labelled}
-    if len(channels) > 1:
-        grey = [one.name for one in labelled if one.image.shape[2] == 1]
-        problems.append(f"colour and grey images are mixed; grey: {', '.join(grey[:5])}. Convert them to one kind.")
     if problems:
         raise InputError(f"{dataset.root}: cannot be trained on. `segkit check` tells more.", problems)
-    return labelled
+    # Colour and grey images together: all become colour, as `segkit check` says.
+    channels = max(one.image.shape[2] for one in labelled)
+    return [one._replace(image=with_channels(one.image, channels)) for one in labelled]
 
 
 def _resolve(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledImage]) -> tuple[TrainConfig, list[str]]:

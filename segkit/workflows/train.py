@@ -20,7 +20,7 @@ from segkit.models.model_file import MODEL_NAME, ModelSpec, UNetArguments, build
 from segkit.models.receptive_field import tile_grid, verified_reach
 from segkit.report.curves import draw_curves
 from segkit.report.figures import Case, draw_kernels, draw_patches, draw_validation
-from segkit.training.fit import FitResult, FitSettings, fit
+from segkit.training.fit import FitResult, FitSettings, Row, fit
 from segkit.training.losses import loss_function
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import Validation
@@ -105,8 +105,13 @@ def train(
         _draw_first_batch(samples, config.patches.batch, dataset, figures / "first_batch.png")
         draw_kernels_of = _kernels_drawer(figures / "kernels.png")
 
-        def on_epoch(epoch: int, validation: Validation) -> None:
-            note(f"epoch {epoch}: best so far, mean Dice {validation.score:.4f}")
+        def on_epoch(row: Row, validation: Validation, is_best: bool) -> None:
+            note(
+                f"epoch {row['epoch']}/{config.epochs}: training loss {row['train_loss']:.4f}, validation loss "
+                f"{row['val_loss']:.4f}, mean Dice {validation.score:.4f}{' (best so far)' if is_best else ''}"
+            )
+            if not is_best:
+                return
             cases = [
                 Case(one.name, one.image, one.mask, mask, score)
                 for one, mask, score in zip(prepared.val, validation.masks, validation.per_image, strict=True)
@@ -125,6 +130,7 @@ def train(
             run=run,
             resume=resume is not None,
             on_step=lambda done, total, info: on_progress("train", done, total, info),
+            on_validated=lambda done, total: on_progress("validate", done, total, {}),
             on_epoch=on_epoch,
             on_note=note,
         )
