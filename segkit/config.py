@@ -177,9 +177,7 @@ class EvaluateConfig(Section):
     """Everything that defines an evaluation."""
 
     split: Literal["train", "val", "test", "all"] = Field("val", description="Images that are measured.")
-    bootstrap: Annotated[int, Field(ge=0)] = Field(
-        1000, description="Resamplings of the images behind each 95 % interval; 0: none."
-    )
+    bootstrap: Positive = Field(1000, description="Resamplings of the images behind each 95 % interval.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the resampling.")
     dihedral: bool = Field(False, description=DIHEDRAL_HELP)
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
@@ -244,7 +242,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: larger than {MAX_CONFIG_BYTES} bytes, which no configuration is.")
         content = _load_plain(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}).") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{file}: cannot be read ({reason}).") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: is not plain YAML ({' '.join(str(error).split())}).") from error
     if content is None:
@@ -265,6 +264,15 @@ def describe(kind: type[Section], key: str) -> str:
     for section in sections:
         kind = _section_of(kind, section)
     return kind.model_fields[name].description or ""
+
+
+def default_of(kind: type[Section], key: str) -> Any:
+    """Return the default of the field with the dotted `key`; an empty text where it has none."""
+    *sections, name = key.split(".")
+    for section in sections:
+        kind = _section_of(kind, section)
+    field = kind.model_fields[name]
+    return "" if field.is_required() else field.default
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -358,13 +366,22 @@ def _explain(kind: type[Section], error: ValidationError) -> Iterator[str]:
             nearest = _nearest_key(key, keys, sections)
             seen[key] = [f"unknown key{f'; did you mean `{nearest}`?' if nearest else ''}"]
         elif problem["type"] == "missing" and len(parts) == len(problem["loc"]):
-            seen[key] = ["is needed and not given"]
+            needed = _first_required(kind, key)
+            seen[needed] = ["is needed and not given"]
         else:
             message = "too few values" if problem["type"] == "missing" else problem["msg"]
             seen.setdefault(key, []).append(message.replace("Input should be", "should be"))
     for key, messages in seen.items():
         given = "" if messages == ["is needed and not given"] else f" = {values[key]!r}"
         yield f"{key}{given}: {' or '.join(dict.fromkeys(messages))}"
+
+
+def _first_required(kind: type[Section], key: str) -> str:
+    """Return the setting that is missing where a whole section is: its first without a default."""
+    if key not in kind.model_fields or key in set(known_keys(kind)):
+        return key
+    section = _section_of(kind, key)
+    return next(f"{key}.{name}" for name, field in section.model_fields.items() if field.is_required())
 
 
 def _nearest_key(key: str, keys: Sequence[str], sections: set[str]) -> str | None:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     UsageError
         The folder cannot be written.
     """
-    # The process id keeps two processes apart that write the same target; the last rename wins, whole.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = _temporary_beside(target)
     with translated_os_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_beside(target: Path) -> Path:
+    # Random, because the process id does not tell two containers apart; the last rename wins, whole.
+    return target.with_name(f".{target.name[:180]}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
 @contextlib.contextmanager
@@ -142,20 +147,27 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     prepare_folder(folder)
     path = folder / ".lock"
-    with path.open("a") as handle:
+    with translated_os_errors(path):
+        handle = path.open("a")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
                 f"{folder}: another segkit process is writing there. Wait for it or choose another --out."
             ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: this file system has no locks ({error.strerror}), which keep two processes from writing "
+                "the same files. Choose an --out on another one."
+            ) from error
         # The empty file stays: were it deleted, another process could lock the deleted one and a third a new one.
         yield
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in `folder` (call it while holding the lock)."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+    """Delete temporary files that a killed process left in or below `folder` (call it while holding the lock)."""
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
@@ -163,6 +175,15 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_of_ends(path: Path, length: int = 1_000_000) -> str:
+    """Return the SHA-256 of a file's first and last `length` bytes: quick for files of any size."""
+    with path.open("rb") as handle:
+        digest = hashlib.sha256(handle.read(length))
+        handle.seek(max(handle.tell(), path.stat().st_size - length))
+        digest.update(handle.read(length))
+    return digest.hexdigest()
 
 
 def free_bytes(folder: Path) -> int:
@@ -197,7 +218,7 @@ def point_link(link: Path, target: str) -> None:
     """
     if link.exists() and not link.is_symlink():
         return
-    temporary = link.with_name(f".{link.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = _temporary_beside(link)
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)

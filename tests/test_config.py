@@ -85,7 +85,7 @@ def test_a_learning_rate_must_be_a_positive_finite_number(value: str) -> None:
 def test_what_is_needed_and_missing_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(TrainConfig)
-    assert caught.value.problems == ["data: is needed and not given"]
+    assert caught.value.problems == ["data.dir: is needed and not given"]
 
 
 def test_flag_goes_before_assignment_before_file_before_default(tmp_path: Path) -> None:

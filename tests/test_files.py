@@ -145,10 +145,12 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
 
 
 def test_only_temporary_files_are_leftovers(tmp_path: Path) -> None:
-    for name in ("mask.tif", ".mask.tif.123.partial", ".hidden", "notes.partial"):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("mask.tif", ".mask.tif.123.partial", ".hidden", "notes.partial", "checkpoints/.a.pt.4.partial"):
         (tmp_path / name).touch()
     files.remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "mask.tif", "notes.partial"]
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == [".hidden", "checkpoints", "mask.tif", "notes.partial"]
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

@@ -9,7 +9,7 @@ from segkit.cli.app import COMMANDS, app, load_command
 COMMON = {"--json", "--verbose", "-v"}
 CONFIGURED = {"--config", "--set"}
 FLAGS = {
-    "train": COMMON | CONFIGURED | {"--data", "--out", "--epochs", "--seed", "--device", "--resume"},
+    "train": COMMON | CONFIGURED | {"--data", "--out", "--epochs", "--seed", "--device", "--resume", "--settings"},
     "predict": COMMON
     | CONFIGURED
     | {

@@ -12,13 +12,13 @@ from segkit.cli.failures import explained, show_details
 
 # Name and summary of every command; the command itself is the function `run` of segkit/cli/NAME.py.
 COMMANDS = {
-    "train": "Train a model on a folder of labelled images.",
-    "predict": "Segment images and slides of any size with a trained model.",
-    "evaluate": "Measure a model, or predictions that are there, against labelled images.",
-    "check": "Read a data folder completely and report everything that is wrong with it.",
-    "info": "Show what an image, slide or model file is.",
-    "preview": "Draw the augmented patches that a training would see.",
-    "make-sample": "Write a synthetic data folder: tissue fields, masks, and a slide with its truth.",
+    "train": "Train a model on labelled images.",
+    "predict": "Segment images and slides of any size.",
+    "evaluate": "Measure a model, or given predictions.",
+    "check": "Report everything wrong with a folder.",
+    "info": "Describe an image, slide or model.",
+    "preview": "Draw augmented training patches.",
+    "make-sample": "Write a synthetic data folder.",
 }
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -12,10 +12,11 @@ from segkit.config import DataConfig, EvaluateConfig, build_config
 from segkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from segkit.evaluation.tables import Estimate
+    from segkit.evaluation.tables import Estimate, PixelReport
     from segkit.workflows.evaluate import EvaluateResult
 
-EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md and figures/."
+EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md, figures/, predictions/ and run.json."
+FEW_UNITS = 6
 METRICS = ("dice", "iou", "precision", "recall")
 
 
@@ -85,12 +86,18 @@ def _show(result: "EvaluateResult") -> None:
         [
             f"Dice {report.headline}, mean of the foreground classes",
             f"Pixel error {report.pixel_error_pooled}",
-            f"{len(report.images)} images; intervals from {report.num_samples} resamplings of {report.num_units} "
-            f"{report.unit}s",
+            f"Images: {len(report.images)}; {_intervals_in_words(report)}",
             f"All numbers: {result.folder / 'summary.md'}",
         ]
     )
     print_pictures(result.figures)
+
+
+def _intervals_in_words(report: "PixelReport") -> str:
+    if report.num_units < 2:
+        return f"no intervals: they need at least two {report.unit}s"
+    few = "; with so few they say little" if report.num_units < FEW_UNITS else ""
+    return f"intervals from {report.num_samples} resamplings of {report.num_units} {report.unit}s{few}"
 
 
 def _format(estimate: "Estimate") -> str:

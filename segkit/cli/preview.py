@@ -10,7 +10,7 @@ from segkit.cli.progress import open_display
 from segkit.cli.results import print_json, print_lines
 from segkit.config import TrainConfig, build_config
 
-EPILOG = "A training writes the same picture into its run folder."
+EPILOG = "A training draws its first batch into figures/first_batch.png of its run folder."
 
 
 def run(

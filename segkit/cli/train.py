@@ -9,13 +9,24 @@ from segkit.cli.options import AsJson, Assignments, ConfigFile, config_option
 from segkit.cli.progress import open_display
 from segkit.cli.progress_lines import format_seconds
 from segkit.cli.results import print_facts, print_json, print_lines, print_pictures, print_table
-from segkit.config import TrainConfig, build_config
+from segkit.config import TrainConfig, build_config, default_of, describe, known_keys
 from segkit.errors import UsageError
 
 if TYPE_CHECKING:
     from segkit.workflows.train import TrainResult
 
 EPILOG = "Leaves a run folder with the model, the resolved configuration, metrics.csv and figures/."
+
+
+def show_settings(asked: bool) -> None:
+    """Print key, default and meaning of every setting and end, if asked."""
+    if asked:
+        texts = {}
+        for key in known_keys(TrainConfig):
+            default = default_of(TrainConfig, key)
+            texts[key] = describe(TrainConfig, key) + (f" [default: {str(default).lower()}]" if default != "" else "")
+        print_facts("Settings of a training", texts)
+        raise typer.Exit
 
 
 def run(
@@ -32,12 +43,18 @@ def run(
         Path | None,
         typer.Option("--resume", metavar="RUN", help="Go on with this run, with its configuration and last state."),
     ] = None,
+    _settings: Annotated[
+        bool,
+        typer.Option(
+            "--settings", is_eager=True, callback=show_settings, help="List every setting for --set, and exit."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build the configuration, train, show what came of it."""
     if resume is not None and (config is not None or out is not None):
         raise UsageError("--resume takes the run's own configuration and folder: leave out --config and --out.")
-    settings = build_config(
+    wanted = build_config(
         TrainConfig,
         file=config if resume is None else resume / "config.yaml",
         assignments=assignments or [],
@@ -46,7 +63,7 @@ def run(
     from segkit.workflows.train import train
 
     with open_display() as display:
-        result = train(settings, out=out, resume=resume, on_progress=display.on_progress, on_note=display.on_note)
+        result = train(wanted, out=out, resume=resume, on_progress=display.on_progress, on_note=display.on_note)
     if as_json:
         print_json(result)
     else:

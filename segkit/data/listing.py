@@ -6,30 +6,13 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from segkit.data.rasters import LOSSY_SUFFIXES, RASTER_SUFFIXES
+from segkit.slides import IMAGE_SUFFIXES
 
 Split = Literal["train", "val", "test"]
 Annotation = Literal["masks", "labels", "geojson"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 ANNOTATIONS: Final[tuple[Annotation, ...]] = get_args(Annotation)
 
-IMAGE_SUFFIXES: Final = frozenset(
-    {
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".tif",
-        ".tiff",
-        ".svs",
-        ".ndpi",
-        ".scn",
-        ".bif",
-        ".mrxs",
-        ".svslide",
-        ".dcm",
-        ".jp2",
-        ".j2k",
-    }
-)
 ANNOTATION_SUFFIXES: Final = {
     "masks": RASTER_SUFFIXES | LOSSY_SUFFIXES,
     "labels": RASTER_SUFFIXES | LOSSY_SUFFIXES,

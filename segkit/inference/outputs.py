@@ -15,6 +15,8 @@ from segkit.masks import colour_of_class
 from segkit.slides.geojson import GeoJSONWriter
 from segkit.slides.pyramid import PyramidWriter
 
+MASK, PROBABILITY, OBJECT_TABLE, OBJECT_POLYGONS = "mask.tif", "probability.tif", "objects.csv", "objects.geojson"
+OUTPUTS = (MASK, PROBABILITY, OBJECT_TABLE, OBJECT_POLYGONS)
 OBJECT_COLUMNS = (
     "id", "class", "x_px", "y_px", "x_um", "y_um", "area_px", "area_um2", "perimeter_px", "perimeter_um", "probability"
 )  # fmt: skip
@@ -54,16 +56,18 @@ class SlideOutputs(contextlib.ExitStack):
     def __enter__(self) -> "SlideOutputs":
         super().__enter__()
         plan = self._plan
+        # Closing a file writes what is still buffered, and can meet a full disk, too.
+        self.enter_context(files.translated_os_errors(self._folder / MASK))
         self._mask = self.enter_context(
-            PyramidWriter(self._folder / "mask.tif", plan.height, plan.width, mpp=plan.mpp, reduce="nearest")
+            PyramidWriter(self._folder / MASK, plan.height, plan.width, mpp=plan.mpp, reduce="nearest")
         )
         self._foreground = None
         if self._with_probability:
             self._foreground = self.enter_context(
-                PyramidWriter(self._folder / "probability.tif", plan.height, plan.width, mpp=plan.mpp, reduce="mean")
+                PyramidWriter(self._folder / PROBABILITY, plan.height, plan.width, mpp=plan.mpp, reduce="mean")
             )
-        self._write_object_row = self.enter_context(files.csv_rows(self._folder / "objects.csv", OBJECT_COLUMNS))
-        self._geojson = self.enter_context(GeoJSONWriter(self._folder / "objects.geojson"))
+        self._write_object_row = self.enter_context(files.csv_rows(self._folder / OBJECT_TABLE, OBJECT_COLUMNS))
+        self._geojson = self.enter_context(GeoJSONWriter(self._folder / OBJECT_POLYGONS))
         self._tracer = ObjectTracer(len(self._classes), self._add_object)
         return self
 

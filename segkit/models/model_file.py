@@ -8,11 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import safetensors
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -50,17 +50,25 @@ class ModelSpec(Section):
     arguments: UNetArguments
     task: Literal["semantic"] = "semantic"
     classes: list[str]
-    mpp: float | None
+    mpp: Annotated[float, Field(gt=0)] | None
     mean: list[float]
-    std: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
     receptive_field: int
     scores: dict[str, float | None]
     training: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if len(self.classes) != self.arguments.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for {self.arguments.num_classes} outputs")
+        if not len(self.mean) == len(self.std) == self.arguments.in_channels:
+            raise ValueError(f"mean and std must have {self.arguments.in_channels} values, one for each channel")
+        return self
+
 
 @dataclass(frozen=True)
 class Model:
-    """A network with all that is needed to use it; `sha256` identifies its weights."""
+    """A network with all that is needed to use it; `sha256` identifies its weights and how they are used."""
 
     network: UNet
     spec: ModelSpec
@@ -72,7 +80,7 @@ class Model:
 def save_model(path: Path, network: UNet, spec: ModelSpec) -> None:
     """Write a model file, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    content = {**spec.model_dump(mode="json"), "sha256": _hash_of(weights)}
+    content = {**spec.model_dump(mode="json"), "sha256": _hash_of(weights, spec)}
     with files.atomic_path(path) as temporary:
         save_file(weights, temporary, metadata={METADATA_KEY: json.dumps(content, allow_nan=False)})
 
@@ -114,11 +122,11 @@ def load_model(path: Path) -> Model:
         spec = ModelSpec.model_validate(content)
     except (ValueError, AttributeError, ValidationError) as error:
         raise ModelError(f"{file}: its description cannot be used ({' '.join(str(error).split())[:300]}).") from error
-    sha256 = _hash_of(weights)
-    if sha256 != stated_hash:
-        raise ModelError(f"{file}: the weights are damaged (their hash is not the stated one). Train or copy it again.")
     network = build_network(spec.arguments)
     _check_weights(file, network, weights)
+    sha256 = _hash_of(weights, spec)
+    if sha256 != stated_hash:
+        raise ModelError(f"{file}: is damaged or edited (its hash is not the stated one). Train or copy it again.")
     network.load_state_dict(weights, assign=True)
     network.eval()
     return Model(network, spec, tile_grid(network), file, sha256)
@@ -143,8 +151,10 @@ def _check_weights(file: Path, network: UNet, weights: Mapping[str, Tensor]) -> 
         raise ModelError(f"{file}: the weights do not fit the described network:", sorted(problems)[:5])
 
 
-def _hash_of(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _hash_of(weights: Mapping[str, Tensor], spec: ModelSpec) -> str:
+    """Hash what results depend on: the weights and the description, without the story of the training."""
+    used = spec.model_dump(mode="json", exclude={"training", "scores"})
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -4,7 +4,7 @@ Images are uint8 (H, W, 1 or 3), masks uint8 (H, W) of class indices (0 = backgr
 the class names by index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,6 +139,7 @@ def draw_overview(
     classes: Sequence[str],
     path: Path,
     *,
+    shares: Mapping[str, float],
     um_per_px: float | None,
     title: str,
 ) -> None:
@@ -148,6 +149,8 @@ def draw_overview(
     ----------
     thumbnail, mask
         Of the same height and width; shrunk where larger than the picture.
+    shares
+        Each class's share of the slide, by name: the thumbnail would give it only roughly.
     um_per_px
         Micrometres per pixel of the thumbnail, for the scale bar and areas in mm2; None where unknown.
     """
@@ -159,7 +162,8 @@ def draw_overview(
         plain = add_scale_bar(plain, um_per_px * thumbnail.shape[1] / plain.shape[1])
     panels = [Panel(plain, "slide"), Panel(tinted, "prediction")]
     rows = [[panel] for panel in panels] if thumbnail.shape[1] > 1.6 * thumbnail.shape[0] else [panels]
-    write_png(compose(rows, title=title, legends=[_area_legend(mask, classes, um_per_px)]), path)
+    area_mm2 = None if um_per_px is None else mask.size * um_per_px**2 / 1e6
+    write_png(compose(rows, title=title, legends=[_area_legend(classes, shares, area_mm2)]), path)
 
 
 def _require_same_size(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
@@ -209,17 +213,13 @@ def _outcome_legend(classes: Sequence[str], has_ignored: bool) -> list[LegendEnt
     return entries
 
 
-def _area_legend(mask: NDArray[np.uint8], classes: Sequence[str], um_per_px: float | None) -> list[LegendEntry]:
-    """Return the foreground classes with their share of the labelled area, and mm2 where the scale is known."""
-    counts = np.bincount(mask.ravel(), minlength=256)
-    labelled = int(counts.sum() - counts[IGNORE])
+def _area_legend(classes: Sequence[str], shares: Mapping[str, float], area_mm2: float | None) -> list[LegendEntry]:
+    """Return the foreground classes with their share of the slide, and mm2 where its area is known."""
     entries = []
-    for index, name in enumerate(classes):
-        if index == 0:
-            continue
-        area = f"{counts[index] / labelled:.1%}" if labelled else "no area"
-        if um_per_px is not None:
-            area += f", {counts[index] * um_per_px**2 / 1e6:.3g} mm²"
+    for index, name in enumerate(classes[1:], start=1):
+        area = f"{shares[name]:.1%}"
+        if area_mm2 is not None:
+            area += f", {shares[name] * area_mm2:.3g} mm²"
         entries.append(LegendEntry(f"{name} ({area})", colour_of_class(index)))
     return entries
 

@@ -7,9 +7,17 @@ from typing import Literal
 from segkit.errors import InputError
 from segkit.slides.slide import Level, Slide, decoding_errors, refuse
 
-__all__ = ["Backend", "Level", "Slide", "open_slide"]
+__all__ = ["IMAGE_SUFFIXES", "Backend", "Level", "Slide", "open_slide"]
 
 Backend = Literal["auto", "tiff", "raster", "openslide"]
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms",
+        ".vmu", ".svslide", ".czi", ".dcm",
+    }
+)  # fmt: skip
+"""What is taken for an image when a folder is listed; a file given by name may have any suffix."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _RASTER_STARTS = {

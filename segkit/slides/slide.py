@@ -1,6 +1,7 @@
 """What every slide offers, whatever its format: levels, micrometres per pixel, and regions as uint8 arrays."""
 
 import contextlib
+import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ class Level:
     height, width
         Size in pixels.
     downsample
-        Level-0 pixels per pixel of this level: the mean of both directions, 1.0 at level 0.
+        Level-0 pixels per pixel of this level, 1.0 at level 0: a whole number where both sizes are what rounding
+        (up or down) leaves of it, else the ratio of the longer sides.
     """
 
     height: int
@@ -71,7 +73,7 @@ class Slide(ABC):
     ) -> None:
         height, width = sizes[0]
         self.path = path
-        self.levels = tuple(Level(h, w, (height / h + width / w) / 2) for h, w in sizes)
+        self.levels = tuple(Level(h, w, _downsample((height, width), (h, w))) for h, w in sizes)
         self.channels = channels
         self.mpp = mpp
         self.backend = backend
@@ -154,6 +156,16 @@ class Slide(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> float:
+    longer = int(whole[1] > whole[0])
+    ratio = whole[longer] / level[longer]
+    # Almost all pyramids halve; the last, tiny levels are rounded too much for their ratio to tell.
+    for factor in (2 ** round(math.log2(ratio)), int(ratio), int(ratio) + 1):
+        if all(small in (large // factor, -(-large // factor)) for large, small in zip(whole, level, strict=True)):
+            return float(factor)
+    return ratio
 
 
 @contextlib.contextmanager

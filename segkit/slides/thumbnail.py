@@ -32,7 +32,7 @@ def read_thumbnail(slide: Slide, height: int, width: int, *, nearest: bool = Fal
         bottom = min(height, top + band)
         first, last = top * source.height // height, -(-bottom * source.height // height)
         pixels = slide.read(Box(first, 0, last - first, source.width), level)
-        how = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA
+        how = cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_AREA
         shrunk = cv2.resize(pixels, (width, bottom - top), interpolation=how)
         rows.append(shrunk.reshape(bottom - top, width, slide.channels))
     return np.concatenate(rows).astype(np.uint8)

@@ -1,14 +1,16 @@
 """Checkpoints: the full state of a training, for resuming. The only place where torch.save and torch.load are used.
 
 Only tensors and plain values are stored, and loaded with `weights_only=True`, so that a checkpoint cannot execute
-code. A checkpoint is an uncompressed zip archive whose CRCs torch itself does not check; they are checked here first.
+code. torch itself does not notice damage, and the checksums in its zip archive do not cover the archive's directory
+(a flipped bit there can lead to other weights without a word). So a checkpoint ends with the SHA-256 of all that
+comes before, which is compared first.
 """
 
+import hashlib
 import pickle
 import re
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -16,7 +18,8 @@ from segkit import files
 from segkit.errors import ModelError
 
 KEPT = 2
-_NAME = re.compile(r"epoch-(\d{5})\.pt")
+_DIGEST_BYTES = 32
+_NAME = re.compile(r"epoch-\d{5,}\.pt")
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:
@@ -24,11 +27,24 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:05d}.pt"
 
 
+def newest_epoch(folder: Path) -> int | None:
+    """Return the epoch of the newest checkpoint in a folder, valid or not; None where there is none."""
+    return next((_epoch_of(path) for path in _newest_first(folder)), None)
+
+
 def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write the state after `epoch` epochs, whole or not at all, then delete all but the newest two."""
-    with files.atomic_path(checkpoint_path(folder, epoch)) as temporary:
-        torch.save(state, temporary)
-        _check_archive(temporary)
+    """Write the state after `epoch` epochs, whole or not at all, then delete all but the newest two.
+
+    Raises
+    ------
+    ResourceError
+        The disk is full; the earlier checkpoints stay.
+    """
+    with files.atomic_path(checkpoint_path(folder, epoch)) as temporary, temporary.open("w+b") as handle:
+        _save(state, handle)
+        handle.seek(0)
+        digest = hashlib.file_digest(handle, "sha256").digest()  # leaves the position at the end
+        handle.write(digest)
     for path in _newest_first(folder)[KEPT:]:
         path.unlink()
 
@@ -47,7 +63,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
             return path, load_checkpoint(path), damaged
         except ModelError as error:
             damaged.append(str(error))
-    raise ModelError(f"{folder}: no checkpoint to resume from. Start a new run without --resume.", damaged)
+    raise ModelError(f"{folder}: no checkpoint to resume from. Start a new run.", damaged)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,21 +75,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         It is damaged, or no checkpoint of segkit.
     """
     try:
-        _check_archive(path)
+        content = memoryview(path.read_bytes())
+        if hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
+            raise ModelError(f"{path}: is damaged or no checkpoint (its checksum is wrong).")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: is damaged or no checkpoint ({' '.join(str(error).split())[:200]}).") from error
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(state, dict) or state.get("format") != "segkit-checkpoint-1":
         raise ModelError(f"{path}: is not a checkpoint of this version of segkit.")
     return state
 
 
-def _check_archive(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    if broken is not None:
-        raise zipfile.BadZipFile(f"wrong checksum of `{broken}`")
+def _save(state: dict[str, Any], handle: IO[bytes]) -> None:
+    try:
+        torch.save(state, handle)
+    except RuntimeError as error:
+        # While the operating system's error is on its way, torch closes its archive, fails again and hides it.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)), key=_epoch_of)[::-1]
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch-"))

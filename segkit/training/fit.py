@@ -4,6 +4,7 @@ Every step is a pure function of the configuration, the data, the weights and th
 and learning rate are derived from (seed, step), so a resumed run continues as if nothing had happened.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,8 @@ def fit(
 ) -> FitResult:
     """Train `network` and leave checkpoints, metrics.csv and the best model in the folder `run`.
 
+    There is a checkpoint from the start on, so that a run can be resumed whenever it was stopped.
+
     Parameters
     ----------
     network, spec
@@ -100,7 +103,7 @@ def fit(
     Raises
     ------
     DivergedError
-        A loss or gradient is not finite; the step is not taken.
+        A loss or gradient is not finite; the step is not taken, the epoch not kept.
     ModelError
         There is no valid checkpoint to resume from.
     """
@@ -112,6 +115,8 @@ def fit(
     history: list[Row] = []
     if resume:
         history = _restore(run, network, optimiser, on_note)
+    else:
+        _save(run, network, optimiser, history)
     first_epoch = len(history)
 
     batches = load_batches(
@@ -122,75 +127,67 @@ def fit(
         workers=settings.workers,
         pin_memory=settings.device.type == "cuda",
     )
-    for epoch in range(first_epoch, settings.epochs):
-        started = time.perf_counter()
-        waited = 0.0
-        losses: list[float] = []
-        network.train()
-        for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
-            wait_started = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - wait_started
+    # The loader's processes end with the loop, also where a caller holds on to its error.
+    with contextlib.closing(batches):
+        for epoch in range(first_epoch, settings.epochs):
+            started = time.perf_counter()
+            waited = 0.0
+            losses: list[float] = []
+            network.train()
+            for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
+                wait_started = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - wait_started
 
-            rate = settings.learning_rate * rate_at(
-                step, steps=steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
+                rate = settings.learning_rate * rate_at(
+                    step, steps=steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
+                )
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                torch.manual_seed(settings.seed * 2**32 + step)  # for dropout
+
+                value = _loss_of(network, batch, loss, normalise, settings)
+                losses.append(value.item())
+                _require_finite("loss", losses[-1], step, rate)
+                optimiser.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm or math.inf).item()
+                _require_finite("gradient's norm", norm, step, rate)
+                optimiser.step()
+                on_step(step + 1, steps, {"epoch": epoch + 1, "loss": losses[-1], "learning_rate": rate})
+
+            trained = time.perf_counter() - started
+            network.eval()
+            with torch.inference_mode():
+                val_loss = _loss_of(network, validation_patches, loss, normalise, settings).item()
+            _require_finite("validation loss", val_loss, step, rate)
+            predictor = Predictor(network, spec, device=settings.device, precision=settings.precision, dihedral=False)
+            validation = validate(validation_images, predictor, grid, on_image=on_validated)
+            best_before = max((_score_of(row) for row in history), default=-1.0)
+            history.append(
+                {
+                    "epoch": epoch + 1,
+                    "step": (epoch + 1) * settings.steps_per_epoch,
+                    "learning_rate": rate,
+                    "train_loss": sum(losses) / len(losses),
+                    "val_loss": val_loss,
+                    "val_dice": validation.score,
+                    **{f"val_dice/{name}": value for name, value in validation.dice.items()},
+                    "seconds": time.perf_counter() - started,
+                    "data_wait_share": waited / trained,
+                }
             )
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(settings.seed * 2**32 + step)  # for dropout
-
-            value = _loss_of(network, batch, loss, normalise, settings)
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                raise _diverged(f"the loss is {losses[-1]}", step, rate)
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm or math.inf).item()
-            if not math.isfinite(norm):
-                raise _diverged(f"the gradient's norm is {norm}", step, rate)
-            optimiser.step()
-            on_step(step + 1, steps, {"epoch": epoch + 1, "loss": losses[-1], "learning_rate": rate})
-
-        trained = time.perf_counter() - started
-        network.eval()
-        with torch.inference_mode():
-            val_loss = _loss_of(network, validation_patches, loss, normalise, settings).item()
-        predictor = Predictor(network, spec, device=settings.device, precision=settings.precision, dihedral=False)
-        validation = validate(validation_images, predictor, grid, on_image=on_validated)
-        best_before = max((_score_of(row) for row in history), default=-1.0)
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "step": (epoch + 1) * settings.steps_per_epoch,
-                "learning_rate": rate,
-                "train_loss": sum(losses) / len(losses),
-                "val_loss": val_loss,
-                "val_dice": validation.score,
-                **{f"val_dice/{name}": value for name, value in validation.dice.items()},
-                "seconds": time.perf_counter() - started,
-                "data_wait_share": waited / trained,
-            }
-        )
-        is_best = validation.score > best_before
-        if is_best:
-            scored = {
-                "scores": {"dice": validation.score, **{f"dice/{k}": v for k, v in validation.dice.items()}},
-                "training": {**spec.training, "best_epoch": epoch + 1},
-            }
-            save_model(run / MODEL_NAME, network, spec.model_copy(update=scored))
-        on_epoch(history[-1], validation, is_best)
-        files.write_csv(run / "metrics.csv", history, list(history[0]))
-        # Last, so that a checkpoint never claims an epoch whose model or metrics are not on disk.
-        checkpoint.save_checkpoint(
-            run / "checkpoints",
-            epoch + 1,
-            {
-                "format": "segkit-checkpoint-1",
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "history": history,
-            },
-        )
+            is_best = validation.score > best_before
+            if is_best:
+                scored = {
+                    "scores": {"dice": validation.score, **{f"dice/{k}": v for k, v in validation.dice.items()}},
+                    "training": {**spec.training, "best_epoch": epoch + 1},
+                }
+                save_model(run / MODEL_NAME, network, spec.model_copy(update=scored))
+            on_epoch(history[-1], validation, is_best)
+            files.write_csv(run / "metrics.csv", history, list(history[0]))
+            # Last, so that a checkpoint never claims an epoch whose model or metrics are not on disk.
+            _save(run, network, optimiser, history)
 
     best = max(range(len(history)), key=lambda epoch: _score_of(history[epoch]))
     return FitResult(
@@ -231,6 +228,19 @@ def _loss_of(network: UNet, batch: Batch, loss: Loss, normalise: Normalise, sett
     return loss(logits, masks[:, middle, middle])
 
 
+def _save(run: Path, network: UNet, optimiser: torch.optim.Optimizer, history: Sequence[Row]) -> None:
+    checkpoint.save_checkpoint(
+        run / "checkpoints",
+        len(history),
+        {
+            "format": "segkit-checkpoint-1",
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": list(history),
+        },
+    )
+
+
 def _restore(run: Path, network: UNet, optimiser: torch.optim.Optimizer, on_note: Callable[[str], None]) -> list[Row]:
     path, state, damaged = checkpoint.load_newest(run / "checkpoints")
     for note in damaged:
@@ -248,8 +258,10 @@ def _restore(run: Path, network: UNet, optimiser: torch.optim.Optimizer, on_note
     return history
 
 
-def _diverged(what: str, step: int, rate: float) -> DivergedError:
-    return DivergedError(
-        f"training diverged at step {step + 1}: {what} (learning rate {rate:.2g}). The weights before it are in the "
-        "checkpoints. Try a smaller optimiser.learning_rate, more warm-up, or compute.precision=float32."
-    )
+def _require_finite(what: str, value: float, step: int, rate: float) -> None:
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"training diverged at step {step + 1}: the {what} is {value} (learning rate {rate:.2g}). The weights of "
+            "the epoch before are in the checkpoints. Try a smaller optimiser.learning_rate, more warm-up, or "
+            "compute.precision=float32."
+        )

@@ -1,6 +1,6 @@
 """Training samples: sample i of step s is a pure function of (seed, s, i), whoever computes it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
 def load_batches(
     samples: Samples, *, first_step: int, last_step: int, batch: int, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield the batches of steps first_step .. last_step - 1, in order, whatever the number of workers."""
     steps = [[(step, number) for number in range(batch)] for step in range(first_step, last_step)]
     loader = DataLoader(

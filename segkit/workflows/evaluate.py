@@ -1,8 +1,8 @@
 """From predictions and truth to metrics; the predictions are made here, or are there already."""
 
-import csv
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit import files
-from segkit.config import DataConfig, EvaluateConfig, PredictConfig
+from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
 from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mask
-from segkit.data.rasters import read_values
+from segkit.data.listing import SPLITS, Split, name_of
+from segkit.data.rasters import distinct_values, read_values
 from segkit.errors import InputError
 from segkit.evaluation.exports import write_report
 from segkit.evaluation.pixels import confusion, require_same_shape
 from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
+from segkit.inference.outputs import MASK
 from segkit.inference.pipeline import predict_array
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
@@ -26,6 +28,8 @@ from segkit.workflows.predict import build_predictor
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_FIGURES = 200
+FIGURES, PREDICTIONS = "figures", "predictions"
+BINARY = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ def evaluate(
     files.prepare_folder(out)
     with files.folder_lock(out):
         files.remove_leftovers(out)
+        _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
         if data is not None:
             measured = _predicted(config, data, model, out, on_progress, on_note)
         elif prediction is not None and truth is not None:
@@ -82,8 +87,32 @@ def evaluate(
             seed=config.seed,
         )
         write_report(report, out)
-        figures = [path for path in (out / "figures" / f"{name}.png" for name in measured.names) if path.exists()]
-    return EvaluateResult(report=report, folder=out, figures=figures)
+        record = {
+            "command": "evaluate",
+            **{name: str(path.resolve()) for name, path in {"prediction": prediction, "truth": truth}.items() if path},
+            **measured.source,
+            "settings": config.model_dump(mode="json"),
+            "images": measured.names,
+            "versions": runs.versions(),
+            "finished": runs.now(),
+            "complete": True,
+        }
+        files.write_json(out / runs.RECORD, record)
+    return EvaluateResult(report=report, folder=out, figures=measured.figures)
+
+
+def _remove_former(out: Path, *folders: str) -> None:
+    """Delete what an earlier evaluation left, so that no figure or mask of another split stays among the new ones.
+
+    Only files of images that its record names: the folder may be one that the user has other pictures in.
+    """
+    record = runs.read_record(out)
+    if record is None or record.get("command") != "evaluate":
+        return
+    (out / runs.RECORD).unlink()
+    for path in [path for folder in folders for path in (out / folder).glob("*.png")]:
+        if path.stem in record["images"]:
+            path.unlink()
 
 
 @dataclass
@@ -92,6 +121,8 @@ class _Measured:
     names: list[str]
     groups: list[str] | None
     confusions: list[NDArray[np.int64]]
+    source: dict[str, str] = field(default_factory=dict)
+    figures: list[Path] = field(default_factory=list)
 
 
 def _predicted(
@@ -106,58 +137,68 @@ def _predicted(
         model_path = runs.newest_model()
         on_note(f"model: {model_path} (the newest finished run)")
     model = load_model(model_path)
-    dataset = _as_the_model_sees_it(data, model)
+    dataset, index_of = _as_the_model_sees_it(data, model)
     items = _items_of(config.split, dataset, model, on_note)
     predictor = build_predictor(model, PredictConfig(dihedral=config.dihedral, compute=config.compute))
-    measured = _Measured(model.spec.classes, [], _groups(items), [])
+    source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
+    measured = _Measured(model.spec.classes, [], _groups(items), [], source=source)
     for number, item in enumerate(items, start=1):
-        image, truth = read_image(item), read_mask(item, dataset)
+        image, truth = read_image(item), index_of[read_mask(item, dataset)]
         mask = predict_array(image, predictor, model.grid).mask
-        _write_mask(out / "predictions" / f"{item.name}.png", mask)
+        _write_mask(out / PREDICTIONS / f"{item.name}.png", mask)
         _measure_one(measured, item.name, image, truth, mask, out)
         on_progress("evaluate", number, len(items), {})
     return measured
 
 
-def _as_the_model_sees_it(data: DataConfig, model: Model) -> Dataset:
-    """Load the data folder with the model's annotation and class names.
+def _as_the_model_sees_it(data: DataConfig, model: Model) -> tuple[Dataset, NDArray[np.uint8]]:
+    """Load the data folder as the training did; return it and the model's class index of each of its class indices.
 
     Raises
     ------
     InputError
-        The folder's classes are others than the model's.
+        The folder has classes that the model does not know.
     """
-    annotation = model.spec.training.get("annotation", data.annotation)
-    dataset = load_dataset(data.model_copy(update={"annotation": annotation}))
-    classes = tuple(model.spec.classes)
-    if len(dataset.classes) > len(classes):
+    training = model.spec.training
+    given = {
+        "annotation": training.get("annotation", data.annotation) if data.annotation == AUTO else data.annotation,
+        "ignore": training.get("ignore") if data.ignore is None else data.ignore,
+    }
+    dataset = load_dataset(data.model_copy(update=given))
+    classes = list(model.spec.classes)
+    index_of = np.arange(256).astype(np.uint8)
+    named = [name for name in dataset.classes if name not in classes]
+    automatic = all(re.fullmatch(r"background|foreground|class_\d+", name) for name in dataset.classes)
+    if automatic and len(dataset.classes) <= len(classes):
+        # Without names of their own, classes are meant by position.
+        return replace(dataset, classes=tuple(classes)), index_of
+    if named:
         raise InputError(
-            f"{dataset.root}: has the classes {', '.join(dataset.classes)}, and the model {', '.join(classes)} "
-            f"({model.path})."
+            f"{dataset.root}: has the classes {', '.join(dataset.classes)}, and the model {', '.join(classes)}; it does"
+            f" not know {', '.join(named)} ({model.path})."
         )
-    return replace(dataset, classes=classes)
+    for index, name in enumerate(dataset.classes):
+        index_of[index] = classes.index(name)
+    return dataset, index_of
 
 
 def _items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> list[Item]:
     items = list(dataset.items)
-    if all(item.split is None for item in items) and split != "all":
-        known = _splits_of_run(model.path.parent / "splits.csv")
-        items = [replace(item, split=known.get(item.name)) for item in items]  # type: ignore[arg-type]
-        on_note(f"splits: those of the training, {model.path.parent / 'splits.csv'}")
+    run = model.path.parent
+    if split != "all" and (run / runs.SPLITS).exists():
+        # The training's splits come first: where it drew validation images itself, the folder does not know them.
+        known = runs.read_splits(run)
+        if {item.name for item in items} <= known.keys():
+            items = [replace(item, split=_split_of(known[item.name])) for item in items]
+            on_note(f"splits: those of the training, {run / runs.SPLITS}")
     chosen = [item for item in items if split in {"all", item.split}]
     if not chosen:
         raise InputError(f"{dataset.root}: no images of the split `{split}`. Use --split all, or add a splits.csv.")
     return chosen
 
 
-def _splits_of_run(path: Path) -> Mapping[str, str]:
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return {row["image"]: row["split"] for row in csv.DictReader(handle)}
-    except (OSError, KeyError) as error:
-        raise InputError(
-            "the data folder has no splits and the model's folder has no splits.csv. Use --split all."
-        ) from error
+def _split_of(word: str) -> Split | None:
+    return next((split for split in SPLITS if split == word), None)
 
 
 def _groups(items: Sequence[Item]) -> list[str] | None:
@@ -173,38 +214,61 @@ def _found(prediction: Path, truth: Path, on_progress: OnProgress) -> _Measured:
     if problems:
         raise InputError("predictions and truths do not pair by name:", sorted(problems))
     names = sorted(truths)
-    read = {}
+    predicted_values, true_values = (_values_in(paths, on_progress) for paths in (predictions, truths))
+    if not _is_binary(predicted_values) and BINARY in predicted_values:
+        raise InputError(
+            f"{prediction}: holds the value {BINARY} beside class ids, and a prediction has a class for every pixel."
+        )
+    num_classes = 1 + max(_highest_class(predicted_values), _highest_class(true_values))
+    confusions = []
     for number, name in enumerate(names, start=1):
-        read[name] = _read_mask(predictions[name]), _read_mask(truths[name])
-        require_same_shape(*read[name], name)
-        on_progress("read masks", number, len(names), {})
-    num_classes = max(2, 1 + max(int(_largest_class(mask)) for pair in read.values() for mask in pair))
-    classes = ["background", "foreground"] if num_classes == 2 else [
-        "background", *(f"class_{number}" for number in range(1, num_classes))
-    ]  # fmt: skip
-    return _Measured(classes, names, None, [confusion(*read[name], num_classes) for name in names])
+        mask = _read_mask(predictions[name], binary=_is_binary(predicted_values))
+        true = _read_mask(truths[name], binary=_is_binary(true_values))
+        require_same_shape(mask, true, name)
+        confusions.append(confusion(mask, true, num_classes))
+        on_progress("measure", number, len(names), {})
+    foreground = ["foreground"] if num_classes == 2 else [f"class_{number}" for number in range(1, num_classes)]
+    return _Measured(["background", *foreground], names, None, confusions)
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:
     runs.require_folder(folder, "of masks")
-    found = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES}
-    found |= {path.parent.name: path for path in folder.glob("*/mask.tif")}
-    if not found:
-        raise InputError(f"{folder}: holds no masks (NAME.png, NAME.tif or NAME/mask.tif).")
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    named = [(name_of(path), path) for path in visible if path.suffix.lower() in MASK_SUFFIXES]
+    named += [(path.name, path / MASK) for path in visible if (path / MASK).is_file()]
+    if not named:
+        raise InputError(f"{folder}: holds no masks (NAME.png, NAME.tif or NAME/{MASK}).")
+    found = dict(named)
+    twice = [f"{path}: has the same name as {found[name]}." for name, path in named if found[name] != path]
+    if twice:
+        raise InputError(f"{folder}: holds several masks of a name. Keep one of each:", twice)
     return found
 
 
-def _read_mask(path: Path) -> NDArray[np.uint8]:
-    values = read_values(path)
-    if values.min(initial=0) < 0 or values.max(initial=0) > 255:
-        raise InputError(f"{path}: class ids are 0 to 255, found {values.min()} to {values.max()}.")
-    mask = values.astype(np.uint8)
-    # 0 and 255 alone is how programs write a mask of one class; 255 beside other ids means `not labelled`.
-    return np.where(mask == 255, np.uint8(1), np.uint8(0)) if set(np.unique(mask)) == {0, 255} else mask
+def _values_in(paths: Mapping[str, Path], on_progress: OnProgress) -> set[int]:
+    found: set[int] = set()
+    for number, path in enumerate(paths.values(), start=1):
+        values = distinct_values(read_values(path))
+        if values and not 0 <= values[0] <= values[-1] <= 255:
+            raise InputError(f"{path}: class ids are 0 to 255, found {values[0]} to {values[-1]}.")
+        found |= set(values)
+        on_progress("read masks", number, len(paths), {})
+    return found
 
 
-def _largest_class(mask: NDArray[np.uint8]) -> int:
-    return int(mask[mask != 255].max(initial=0))
+def _is_binary(values: set[int]) -> bool:
+    """Tell whether masks that hold these values are masks of one class, written as 0 and 255."""
+    return values <= {0, BINARY}
+
+
+def _highest_class(values: set[int]) -> int:
+    return 1 if _is_binary(values) else max(1, *(values - {BINARY}))
+
+
+def _read_mask(path: Path, *, binary: bool) -> NDArray[np.uint8]:
+    """Return class ids; in a folder of masks of only 0 and 255, 255 is class 1, else it means `not labelled`."""
+    mask = read_values(path).astype(np.uint8)
+    return (mask == BINARY).astype(np.uint8) if binary else mask
 
 
 def _measure_one(
@@ -219,9 +283,9 @@ def _measure_one(
     measured.names.append(name)
     measured.confusions.append(one)
     if len(measured.names) <= MAX_FIGURES:
-        draw_overlay(
-            image, truth, mask, measured.classes, out / "figures" / f"{name}.png", title=name, dice=dice_of_image(one)
-        )
+        figure = out / FIGURES / f"{name}.png"
+        draw_overlay(image, truth, mask, measured.classes, figure, title=name, dice=dice_of_image(one))
+        measured.figures.append(figure)
 
 
 def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:

@@ -5,46 +5,30 @@ import glob
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from segkit import files
 from segkit.config import AUTO, PredictConfig
+from segkit.data.listing import name_of
 from segkit.errors import InputError, UsageError
 from segkit.inference.network import Predictor
-from segkit.inference.outputs import SlideOutputs
+from segkit.inference.outputs import OUTPUTS, SlideOutputs
 from segkit.inference.pipeline import SlideLevel, Timings, run_tiles, with_channels
 from segkit.inference.plan import Plan, make_plan
 from segkit.models.inference_form import resolve_device, resolve_precision
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overview
-from segkit.slides import Slide, open_slide
+from segkit.slides import IMAGE_SUFFIXES, Slide, open_slide
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 
+OVERVIEW = "overview.png"
 OVERVIEW_PX = 1500
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".svs",
-        ".tif",
-        ".tiff",
-        ".ndpi",
-        ".scn",
-        ".bif",
-        ".mrxs",
-        ".vms",
-        ".svslide",
-        ".dcm",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jp2",
-    }
-)
-"""Files that are taken from a folder; a file given by name may have any suffix."""
+
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +64,7 @@ def predict(
     on_progress: OnProgress = quiet_progress,
     on_note: OnNote = quiet_note,
 ) -> PredictResult:
-    """Predict slides and images of any size; each gets a folder `out/STEM`.
+    """Predict slides and images of any size; each gets a folder `out/NAME`.
 
     An input that fails does not stop the others: its result says `failed` and why. An input that was finished
     before with the same model and settings is skipped.
@@ -143,22 +127,37 @@ def find_inputs(inputs: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for given in inputs:
         if given.is_dir():
-            inside = sorted(path for path in given.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            inside = _images_among(given.iterdir())
             if not inside:
                 raise UsageError(f"{given}: no images in this folder (of {', '.join(sorted(IMAGE_SUFFIXES))}).")
         elif glob.has_magic(str(given)) and not given.exists():
             base = Path(given.anchor)
-            inside = sorted(base.glob(str(given.relative_to(base))))
+            try:
+                inside = sorted(path for path in base.glob(str(given.relative_to(base))) if path.is_file())
+            except ValueError as error:
+                raise UsageError(f"{given}: is no pattern that can be searched for ({error}).") from error
             if not inside:
                 raise UsageError(f"{given}: no file matches.")
         else:
             inside = [given]
         found |= dict.fromkeys(inside)
-    names = Counter(path.stem for path in found)
-    twice = [f"{stem}: {', '.join(str(p) for p in found if p.stem == stem)}" for stem in names if names[stem] > 1]
+    nameless = [str(path) for path in found if name_of(path).strip(".") == ""]
+    if nameless:
+        raise UsageError("results are written to a folder named like the input. Rename these first:", nameless)
+    names = Counter(name_of(path) for path in found)
+    twice = [f"{name}: {', '.join(str(p) for p in found if name_of(p) == name)}" for name in names if names[name] > 1]
     if twice:
         raise UsageError("several inputs would write to the same folder. Predict them into different --out:", twice)
     return list(found)
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
+    """Return the image files, sorted; hidden ones are left out (macOS puts a ._NAME beside each NAME)."""
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _predict_or_explain(
@@ -172,7 +171,7 @@ def _predict_or_explain(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> SlideResult:
-    folder = out / path.stem
+    folder = out / name_of(path)
     try:
         return _predict_slide(path, folder, stage, model, predictor, config, overwrite, on_progress, on_note)
     except (InputError, UsageError) as error:
@@ -196,6 +195,8 @@ def _predict_slide(
     on_note: OnNote,
 ) -> SlideResult:
     started = time.perf_counter()
+    if folder.resolve() == path.resolve().parent:
+        raise UsageError(f"{path}: lies in the folder that its results would be written to. Choose another --out.")
     with open_slide(path) as slide:
         key = _key_of(path, model, predictor, config)
         finished = _finished_before(path, folder, key, overwrite)
@@ -215,7 +216,8 @@ def _predict_slide(
         files.require_free_bytes(folder, plan.height * plan.width // 8, "the prediction")
         with files.folder_lock(folder):
             files.remove_leftovers(folder)
-            (folder / runs.RECORD).unlink(missing_ok=True)
+            for name in (runs.RECORD, *OUTPUTS, OVERVIEW):
+                (folder / name).unlink(missing_ok=True)
             with SlideOutputs(
                 folder, plan, model.spec.classes, probability=config.probability, min_area=config.min_area
             ) as results:
@@ -228,7 +230,7 @@ def _predict_slide(
                     write_rows=results.write_rows,
                     on_tile=lambda done, total: on_progress(stage, done, total, {}),
                 )
-            _draw_overview(folder, slide, plan, model, path.name)
+            _draw_overview(folder, slide, plan, model.spec.classes, results.shares())
             result = SlideResult(
                 input=path,
                 folder=folder,
@@ -242,14 +244,18 @@ def _predict_slide(
 
 
 def _key_of(path: Path, model: Model, predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
-    """Return what a result depends on: the slide's file, the weights, the settings."""
+    """Return what a result depends on: the slide's file, the model, the settings; not where the file lies."""
     stat = path.stat()
     return {
-        "slide": {"path": str(path.resolve()), "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns},
+        "slide": {
+            "bytes": stat.st_size,
+            "modified_ns": stat.st_mtime_ns,
+            "sha256_of_ends": files.sha256_of_ends(path),
+        },
         "model_sha256": model.sha256,
         "precision": predictor.precision,
         "device": predictor.device.type,
-        "settings": config.model_dump(mode="json", exclude={"compute"}),
+        "settings": config.model_dump(mode="json", exclude={"compute", "batch"}),
     }
 
 
@@ -272,17 +278,18 @@ def _finished_before(path: Path, folder: Path, key: Mapping[str, Any], overwrite
     )
 
 
-def _draw_overview(folder: Path, slide: Slide, plan: Plan, model: Model, title: str) -> None:
+def _draw_overview(folder: Path, slide: Slide, plan: Plan, classes: Sequence[str], shares: Mapping[str, float]) -> None:
     height, width = thumbnail_size(plan.height, plan.width, OVERVIEW_PX)
     with open_slide(folder / "mask.tif") as mask:
         mask_small = read_thumbnail(mask, height, width, nearest=True)[..., 0]
     draw_overview(
         with_channels(read_thumbnail(slide, height, width), 3),
         mask_small,
-        model.spec.classes,
-        folder / "overview.png",
+        classes,
+        folder / OVERVIEW,
+        shares=shares,
         um_per_px=plan.mpp and plan.mpp * plan.height / height,
-        title=title,
+        title=slide.path.name,
     )
 
 

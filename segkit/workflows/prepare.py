@@ -1,7 +1,7 @@
 """What comes before training: the data read and checked, every `auto` of the configuration computed from them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -95,7 +95,8 @@ def _resolve(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledIma
     steps = _given_or(config.steps_per_epoch, max(20, round(area / (size_px**2 * config.patches.batch))))
     paper = config.model.form == "paper"
     chosen = {
-        "data": {"annotation": dataset.annotation, "classes": list(dataset.classes), "mpp": dataset.mpp or AUTO},
+        # Class names stay as they were given: a list of names would not say which mask values they stand for.
+        "data": {"annotation": dataset.annotation, "mpp": dataset.mpp or AUTO},
         "model": {
             "base_channels": _given_or(config.model.base_channels, 64 if paper else 32),
             "dropout": _given_or(config.model.dropout, 0.5 if paper else 0.0),
@@ -105,14 +106,14 @@ def _resolve(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledIma
         "optimiser": {
             "warmup_steps": _given_or(config.optimiser.warmup_steps, min(200, round(0.05 * steps * config.epochs))),
         },
-        "compute": {"device": device.type, "precision": resolve_precision(config.compute.precision, device)},
+        "compute": {"device": str(device), "precision": resolve_precision(config.compute.precision, device)},
         "steps_per_epoch": steps,
         "workers": _given_or(config.workers, 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) - 1)),
     }
     before = config.model_dump()
     merged = {key: {**before[key], **value} if isinstance(value, dict) else value for key, value in chosen.items()}
     resolved = TrainConfig.model_validate({**before, **merged})
-    notes = [f"automatic: {line}" for line in _differences(before, resolved.model_dump())]
+    notes = [f"automatic: {key} = {value}" for key, value in differences(config, resolved).items()]
     return resolved, notes
 
 
@@ -120,14 +121,18 @@ def _given_or(value: T | Auto, automatic: T) -> T:
     return automatic if value == AUTO else value
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    lines: list[str] = []
-    for key, value in after.items():
+def differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
+    """Return the settings of `after` that are not those of `before`, by dotted key."""
+    known = dict(_flat(before.model_dump()))
+    return {key: value for key, value in _flat(after.model_dump()) if value != known[key]}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
         if isinstance(value, dict):
-            lines += _differences(before[key], value, f"{prefix}{key}.")
-        elif before[key] != value:
-            lines.append(f"{prefix}{key} = {value}")
-    return lines
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def channel_statistics(images: Sequence[NDArray[np.uint8]]) -> tuple[list[float], list[float]]:

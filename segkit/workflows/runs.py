@@ -1,5 +1,6 @@
 """Run folders: their names, their records, and finding the newest one."""
 
+import csv
 import importlib.metadata
 import json
 import platform
@@ -11,9 +12,13 @@ from typing import Any
 from segkit import files
 from segkit.errors import InputError, ModelError, UsageError
 from segkit.models.model_file import MODEL_NAME
+from segkit.training.checkpoint import newest_epoch
 
 RUNS = Path("runs")
 RECORD = "run.json"
+CONFIG = "config.yaml"
+SPLITS = "splits.csv"
+CHECKPOINTS = "checkpoints"
 
 
 def new_run_folder(out: Path | None, data: Path) -> Path:
@@ -22,20 +27,22 @@ def new_run_folder(out: Path | None, data: Path) -> Path:
     Raises
     ------
     UsageError
-        There is a training in it already.
+        There is a training in it already. (One that was stopped before its first checkpoint is none: it can neither
+        be resumed nor is anything lost with it.)
     """
     if out is None:
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         out = RUNS / f"{stamp}-{data.resolve().name}"
-    if (out / "config.yaml").exists():
+    if (out / MODEL_NAME).exists() or newest_epoch(out / CHECKPOINTS) is not None:
         raise UsageError(f"{out}: holds a training already. Go on with it by --resume {out}, or choose another --out.")
     return out
 
 
 def point_latest_to(run: Path) -> None:
     """Let `latest` beside a run folder point to it, if it lies in a folder called `runs`."""
-    if run.resolve().parent.name == RUNS.name:
-        files.point_link(run.resolve().parent / "latest", run.name)
+    run = run.resolve()
+    if run.parent.name == RUNS.name:
+        files.point_link(run.parent / "latest", run.name)
 
 
 def newest_model() -> Path:
@@ -46,7 +53,7 @@ def newest_model() -> Path:
     ModelError
         There is none.
     """
-    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if is_complete(path.parent) and not _is_link(path)]
+    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if _is_finished_training(path.parent)]
     if not finished:
         raise ModelError(f"no finished training under {RUNS.resolve()}. Give --model, or run `segkit train` first.")
     return max(finished, key=lambda run: (run / RECORD).stat().st_mtime)
@@ -61,10 +68,19 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether the run in a folder was finished."""
-    record = read_record(folder)
-    return record is not None and record.get("complete") is True
+def read_splits(run: Path) -> dict[str, str]:
+    """Return the split of every image, by name, as the training in a run folder used them.
+
+    Raises
+    ------
+    InputError
+        The run's splits.csv is missing or damaged.
+    """
+    try:
+        with (run / SPLITS).open(encoding="utf-8", newline="") as handle:
+            return {row["image"]: row["split"] for row in csv.DictReader(handle)}
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{run / SPLITS}: cannot be read ({error}). Start a new run.") from error
 
 
 def versions() -> dict[str, str]:
@@ -96,10 +112,8 @@ def require_folder(path: Path, what: str) -> Path:
     return path
 
 
-def _is_link(record: Path) -> bool:
-    return record.parent.is_symlink()
-
-
-def has_model(folder: Path) -> bool:
-    """Tell whether a folder holds a model file."""
-    return (folder / MODEL_NAME).is_file()
+def _is_finished_training(folder: Path) -> bool:
+    record = read_record(folder) or {}
+    named_otherwise = folder.is_symlink()  # `latest`
+    trained = record.get("command") == "train" and record.get("complete") is True
+    return trained and not named_otherwise and (folder / MODEL_NAME).is_file()

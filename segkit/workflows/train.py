@@ -9,27 +9,32 @@ import numpy as np
 import torch
 
 from segkit import files
-from segkit.config import TrainConfig, write_yaml
+from segkit.config import TrainConfig, build_config, write_yaml
 from segkit.data.augment import Augmenter
-from segkit.data.layout import Dataset
+from segkit.data.layout import Dataset, shorten
 from segkit.data.sampling import PatchSource, cut_mirrored, sample_rng
 from segkit.data.splits import SPLIT_COLUMNS, split_rows
+from segkit.errors import InputError, UsageError
 from segkit.geometry import Box
 from segkit.models.inference_form import resolve_device
-from segkit.models.model_file import MODEL_NAME, ModelSpec, UNetArguments, build_network
+from segkit.models.model_file import MODEL_NAME, ModelSpec, UNetArguments, build_network, load_model
 from segkit.models.receptive_field import tile_grid, verified_reach
 from segkit.report.curves import draw_curves
 from segkit.report.figures import Case, draw_kernels, draw_patches, draw_validation
+from segkit.training.checkpoint import load_newest
 from segkit.training.fit import FitResult, FitSettings, Row, fit
 from segkit.training.losses import loss_function
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.prepare import Prepared, channel_statistics, input_px, prepare
+from segkit.workflows.prepare import Prepared, channel_statistics, differences, input_px, prepare
 
 VALIDATION_PATCHES = 16
 PREVIEW_SAMPLES = 4
+FIGURES = "figures"
+MAY_CHANGE = frozenset({"epochs", "workers", "data.dir", "compute.device"})
+"""Settings of a resumed run that may be others than those it was begun with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +67,15 @@ def train(
     out
         The run folder; None makes one under runs/.
     resume
-        A run folder to go on with; `config` is then that run's, possibly with more epochs.
+        A run folder to go on with; `config` is then that run's, possibly with more epochs, or other values of what
+        does not change the result (`MAY_CHANGE`). A run that has all its epochs is left as it is.
 
     Raises
     ------
+    UsageError
+        The output folder holds a training, or the run to resume was begun with other settings.
     InputError
-        The data cannot be used; all problems are listed.
+        The data cannot be used (all problems are listed), or they are not those that the run was begun with.
     DivergedError
         The loss stopped being finite.
     """
@@ -81,11 +89,19 @@ def train(
             files.append_line(run / "log.txt", f"{runs.now()} {text}")
             on_note(text)
 
+        if resume is not None:
+            finished = _finished_before(run, config)
+            if finished is not None:
+                note(f"{run}: has all of its {config.epochs} epochs. To train on, give more by --epochs.")
+                return finished
         prepared = prepare(config, on_progress=on_progress, on_note=note)
         config, dataset = prepared.config, prepared.dataset
-        if resume is None:
-            files.write_text(run / "config.yaml", write_yaml(config))
-            files.write_csv(run / "splits.csv", split_rows(dataset), SPLIT_COLUMNS)
+        if resume is not None:
+            _require_same_training(run, prepared, note)
+            # From here on it is unfinished again.
+            (run / runs.RECORD).unlink(missing_ok=True)
+        files.write_csv(run / runs.SPLITS, split_rows(dataset), SPLIT_COLUMNS)
+        files.write_text(run / runs.CONFIG, write_yaml(config))
         torch.manual_seed(config.seed)
         arguments = _unet_arguments(config, prepared)
         network = build_network(arguments, device="cpu")
@@ -101,7 +117,7 @@ def train(
             Augmenter(config.augment, input_px(config, tile_grid(network))),
             config.seed,
         )
-        figures = run / "figures"
+        figures = run / FIGURES
         _draw_first_batch(samples, config.patches.batch, dataset, figures / "first_batch.png")
         draw_kernels_of = _kernels_drawer(figures / "kernels.png")
 
@@ -149,6 +165,62 @@ def train(
     )
 
 
+def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
+    """Return the result of a run that has as many epochs as are wanted, None if there is more to do."""
+    record = runs.read_record(run)
+    if record is None or record.get("complete") is not True or record.get("epochs", 0) < config.epochs:
+        return None
+    return TrainResult(
+        run=run,
+        model=run / MODEL_NAME,
+        best_epoch=record["best_epoch"],
+        score=record["scores"]["dice"],
+        scores={name: record["scores"][f"dice/{name}"] for name in record["classes"][1:]},
+        seconds=record["seconds"],
+        figures=sorted((run / FIGURES).glob("*.png")),
+    )
+
+
+def _require_same_training(run: Path, prepared: Prepared, note: OnNote) -> None:
+    """Let a resumed run go on only as it was begun; say what has changed and may.
+
+    Raises
+    ------
+    UsageError
+        Other settings have changed, or there are more epochs in the run already than are wanted.
+    InputError
+        The images or their splits have changed.
+    """
+    begun = build_config(TrainConfig, file=run / runs.CONFIG)
+    changed = differences(begun, prepared.config)
+    refused = [f"{key} = {value}" for key, value in changed.items() if key not in MAY_CHANGE]
+    if refused:
+        raise UsageError(
+            f"{run}: a resumed run goes on with the settings that it was begun with. For others start a new run:",
+            refused,
+        )
+    # Whether there is a valid checkpoint is asked here, too: without one the run must stay as it is.
+    trained = len(load_newest(run / runs.CHECKPOINTS)[1]["history"])
+    if trained > prepared.config.epochs:
+        raise UsageError(f"{run}: has {trained} epochs already. Give --epochs {trained} or more.")
+    before, now = runs.read_splits(run), {item.name: str(item.split) for item in prepared.dataset.items}
+    moved = [
+        f"{name}: {before.get(name, 'not there')} before, {now.get(name, 'not there')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if moved:
+        raise InputError(
+            f"{prepared.dataset.root}: the images or their splits are not those that {run} was begun with. Bring "
+            "them back, or start a new run.",
+            shorten(moved),
+        )
+    for key, value in changed.items():
+        note(f"changed since the run was begun: {key} = {value}")
+    if "epochs" in changed:
+        note("the learning rate falls over all epochs: the run will differ from one that had as many from the start")
+
+
 def _unet_arguments(config: TrainConfig, prepared: Prepared) -> UNetArguments:
     return UNetArguments.model_validate(
         {
@@ -175,6 +247,7 @@ def _model_spec(config: TrainConfig, prepared: Prepared, arguments: UNetArgument
         training={
             "data": config.data.dir.resolve().name,
             "annotation": prepared.dataset.annotation,
+            "ignore": prepared.dataset.ignore,
             "num_train": len(prepared.train),
             "num_val": len(prepared.val),
             "epochs": config.epochs,
@@ -238,9 +311,10 @@ def _write_record(run: Path, prepared: Prepared, result: FitResult, seconds: flo
             "data": str(prepared.config.data.dir.resolve()),
             "task": "semantic",
             "classes": list(prepared.dataset.classes),
+            "epochs": len(result.history),
             "best_epoch": result.best_epoch,
             "scores": {"dice": result.score, **{f"dice/{name}": value for name, value in result.dice.items()}},
-            "model": {"file": MODEL_NAME, "sha256": files.sha256_of(run / MODEL_NAME)},
+            "model": {"file": MODEL_NAME, "sha256": load_model(run).sha256},
             "seconds": round(seconds, 1),
             "peak_memory_bytes": runs.peak_memory_bytes(),
             "finished": runs.now(),

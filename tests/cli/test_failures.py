@@ -95,7 +95,7 @@ def test_a_traceback_that_cannot_be_written_is_admitted(run_segkit: Run, tmp_pat
         (["train", "--epoch", "3"], "--epochs"),
         (["info"], "Missing argument 'FILE'"),
         (["train", "--epochs", "many"], "--epochs"),
-        (["train"], "data: is needed and not given"),
+        (["train"], "data.dir: is needed and not given"),
         (["train", "--set", "data.dir=d", "--set", "epohs=3"], "did you mean `epochs`?"),
         (["predict", "x.tif", "--tile", "big"], "tile = 'big'"),
         (["evaluate"], "give either --data DIR"),

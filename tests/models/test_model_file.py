@@ -105,9 +105,20 @@ def test_weights_of_another_network_are_listed(model_file: Path) -> None:
         {"architecture": "transformer"},
         {"surprise": 1},
         {"format": 2},
+        {"std": [0.0, 0.0, 0.0]},  # would divide by zero
+        {"mean": [0.5]},
+        {"classes": ["background", "nucleus", "stroma"]},  # one name more than outputs
+        {"mpp": -1},
     ],
 )
 def test_descriptions_that_cannot_be_used_are_refused(model_file: Path, change: dict[str, Any]) -> None:
     with_description(model_file, change)
     with pytest.raises(ModelError, match="description"):
+        load_model(model_file)
+
+
+def test_an_edited_description_is_noticed(model_file: Path) -> None:
+    """Another scale or normalisation gives another result, as other weights do."""
+    with_description(model_file, {"mpp": 0.25})
+    with pytest.raises(ModelError, match="damaged or edited"):
         load_model(model_file)

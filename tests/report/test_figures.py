@@ -14,6 +14,9 @@ from segkit.report.figures import Case
 CLASSES = ("background", "nucleus", "mitotic figure")
 
 
+SHARES = dict.fromkeys(CLASSES, 0.25)
+
+
 def read(path):
     return np.asarray(Image.open(path))
 
@@ -129,7 +132,7 @@ def test_kernels_of_a_later_layer_are_refused(tmp_path):
 def test_the_overview_shows_the_slide_as_it_is_beside_its_classes(tmp_path):
     image, truth, _ = example(500, 600)
     image = np.random.default_rng(0).integers(0, 255, image.shape, dtype=np.uint8)
-    figures.draw_overview(image, truth, CLASSES, tmp_path / "o.png", um_per_px=4.0, title="slide")
+    figures.draw_overview(image, truth, CLASSES, tmp_path / "o.png", shares=SHARES, um_per_px=4.0, title="slide")
     picture = read(tmp_path / "o.png")
     y, x = next(
         (y, x)
@@ -143,19 +146,19 @@ def test_the_overview_shows_the_slide_as_it_is_beside_its_classes(tmp_path):
     np.testing.assert_allclose(inside, (faded + colour_of_class(1)) / 2, atol=1)
 
 
-def test_areas_are_shares_of_the_labelled_pixels_and_square_millimetres():
-    mask = np.zeros((100, 100), np.uint8)
-    mask[:10], mask[10:30], mask[50:] = 1, 2, IGNORE
-    words = [entry.label for entry in figures._area_legend(mask, CLASSES, um_per_px=20.0)]
+def test_areas_are_shares_of_the_slide_and_square_millimetres():
+    shares = {CLASSES[0]: 0.4, CLASSES[1]: 0.2, CLASSES[2]: 0.4}
+    words = [entry.label for entry in figures._area_legend(CLASSES, shares, area_mm2=2.0)]
     assert words == ["nucleus (20.0%, 0.4 mm²)", "mitotic figure (40.0%, 0.8 mm²)"]
-    unlabelled = np.full((3, 3), IGNORE, np.uint8)
-    assert [entry.label for entry in figures._area_legend(unlabelled, CLASSES[:2], None)] == ["nucleus (no area)"]
+    assert [entry.label for entry in figures._area_legend(CLASSES[:2], shares, None)] == ["nucleus (20.0%)"]
 
 
 def test_masks_of_another_size_are_refused(tmp_path):
     image, truth, _ = example()
     with pytest.raises(ValueError, match="differ in size"):
-        figures.draw_overview(image, truth[1:], CLASSES, tmp_path / "o.png", um_per_px=None, title="slide")
+        figures.draw_overview(
+            image, truth[1:], CLASSES, tmp_path / "o.png", shares=SHARES, um_per_px=None, title="slide"
+        )
     with pytest.raises(ValueError, match="differ in size"):
         figures.draw_patches([image], [truth[1:]], CLASSES, tmp_path / "p.png", columns=1)
     assert list(tmp_path.iterdir()) == []
