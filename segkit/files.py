@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from segkit.errors import ResourceError, UsageError
 
@@ -136,6 +136,18 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
+_held_locks: set[IO[str]] = set()
+
+
+def _leave_locks_to_the_parent() -> None:
+    for handle in _held_locks:
+        handle.close()
+
+
+# A forked child shares the locks of its parent, and would keep them when that is killed.
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the operating system releases it however the process ends.
@@ -161,8 +173,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{folder}: this file system has no locks ({error.strerror}), which keep two processes from writing "
                 "the same files. Choose an --out on another one."
             ) from error
-        # The empty file stays: were it deleted, another process could lock the deleted one and a third a new one.
-        yield
+        _held_locks.add(handle)
+        try:
+            # The empty file stays: were it deleted, another process could lock the deleted one and a third a new one.
+            yield
+        finally:
+            _held_locks.discard(handle)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes depends on the machine and its load, and says nothing about the code.
+settings.register_profile("segkit", deadline=None)
+settings.load_profile("segkit")
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,21 @@ def real_data() -> Path:
 def sample_data() -> Path:
     """Return the synthetic data that ships with the project."""
     return ROOT / "sample_data"
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder that a tiny network learns in a second; not to be changed."""
+    from tests.tiny import make_data
+
+    return make_data(tmp_path_factory.mktemp("tiny") / "disks")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a training on `tiny_data`; not to be changed."""
+    from segkit.workflows.train import train
+    from tests.tiny import tiny_config
+
+    config = tiny_config(tiny_data, "epochs=4", "steps_per_epoch=15")
+    return train(config, out=tmp_path_factory.mktemp("tiny") / "run").run

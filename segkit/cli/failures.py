@@ -108,6 +108,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return `text` with its lines as they are, each of them printable."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def _tell(error: SegkitError) -> int:
     _print_line(f"segkit: {error.message}")
     for problem in error.problems:

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from segkit.cli.failures import printable, printable_lines
 from segkit.cli.progress_lines import format_info
 
 
@@ -47,7 +48,7 @@ class BarDisplay:
     def on_progress(self, stage: str, done: int, total: int, info: Mapping[str, Any]) -> None:
         """Move the stage's bar; a stage that starts again starts a new bar's time."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=None, info="")
+            self._tasks[stage] = self._progress.add_task(printable(stage), total=None, info="")
         task = self._tasks[stage]
         if done < self._progress.tasks[self._progress.task_ids.index(task)].completed:
             self._progress.reset(task)
@@ -55,7 +56,7 @@ class BarDisplay:
 
     def on_note(self, text: str) -> None:
         """Write a line above the bars."""
-        self._progress.console.print(text)
+        self._progress.console.print(printable_lines(text))
 
 
 class _RateColumn(ProgressColumn):

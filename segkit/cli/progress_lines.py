@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from segkit.cli.failures import printable_lines
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -33,7 +35,7 @@ class LineDisplay:
 
     def on_note(self, text: str) -> None:
         """Write a line."""
-        self.stream.write(f"{text}\n")
+        self.stream.write(f"{printable_lines(text)}\n")
         self.stream.flush()
 
 

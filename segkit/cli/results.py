@@ -1,4 +1,7 @@
-"""Results on standard output: tables for people, one JSON document for machines."""
+"""Results on standard output: tables for people, one JSON document for machines.
+
+Names and metadata come from files: what would steer the terminal is shown as escapes.
+"""
 
 import dataclasses
 import json
@@ -7,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from segkit.cli.failures import printable, printable_lines
 
 MAX_PICTURES_NAMED = 5
 
@@ -38,11 +43,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=printable(title), title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable_lines, row))
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 
@@ -51,18 +56,18 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=printable(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(printable(name), printable_lines(value))
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines as they are: never wrapped, so that a path can be copied."""
     for line in lines:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{printable(line)}\n")
 
 
 def print_pictures(pictures: Sequence[Path]) -> None:

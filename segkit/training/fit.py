@@ -4,7 +4,6 @@ Every step is a pure function of the configuration, the data, the weights and th
 and learning rate are derived from (seed, step), so a resumed run continues as if nothing had happened.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from segkit.models.unet import UNet
 from segkit.training import checkpoint
 from segkit.training.losses import Loss
 from segkit.training.optimisation import Schedule, build_optimiser, rate_at
-from segkit.training.samples import Batch, Samples, load_batches
+from segkit.training.samples import Batch, Samples, open_batches
 from segkit.training.validation import LabelledImage, Validation, validate
 
 Row = Mapping[str, float | None]
@@ -106,6 +105,8 @@ def fit(
         A loss or gradient is not finite; the step is not taken, the epoch not kept.
     ModelError
         There is no valid checkpoint to resume from.
+    ResourceError
+        Memory or disk ran out.
     """
     grid = tile_grid(network)
     network = network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,16 +120,14 @@ def fit(
         _save(run, network, optimiser, history)
     first_epoch = len(history)
 
-    batches = load_batches(
+    with open_batches(
         samples,
         first_step=first_epoch * settings.steps_per_epoch,
         last_step=steps,
         batch=settings.batch,
         workers=settings.workers,
         pin_memory=settings.device.type == "cuda",
-    )
-    # The loader's processes end with the loop, also where a caller holds on to its error.
-    with contextlib.closing(batches):
+    ) as batches:
         for epoch in range(first_epoch, settings.epochs):
             started = time.perf_counter()
             waited = 0.0

@@ -1,7 +1,9 @@
 """Training samples: sample i of step s is a pure function of (seed, s, i), whoever computes it."""
 
-from collections.abc import Generator
-from typing import NamedTuple
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Augmenter
 from segkit.data.sampling import PatchSource, sample_rng
+from segkit.errors import ResourceError
 
 
 class Batch(NamedTuple):
@@ -39,20 +42,42 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         return self._augmenter.apply(image, mask, int(rng.integers(2**32)))
 
 
-def load_batches(
+@contextlib.contextmanager
+def open_batches(
     samples: Samples, *, first_step: int, last_step: int, batch: int, workers: int, pin_memory: bool
-) -> Generator[Batch]:
-    """Yield the batches of steps first_step .. last_step - 1, in order, whatever the number of workers."""
-    steps = [[(step, number) for number in range(batch)] for step in range(first_step, last_step)]
+) -> Iterator[Iterator[Batch]]:
+    """Yield the batches of steps first_step .. last_step - 1, in order, whatever the number of workers.
+
+    Raises
+    ------
+    ResourceError
+        A worker was killed, which the operating system does when memory runs out.
+    """
     loader = DataLoader(
         samples,
-        batch_sampler=steps,
+        batch_sampler=[[(step, number) for number in range(batch)] for step in range(first_step, last_step)],
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if workers else None,
     )
-    for images, masks in loader:
-        yield Batch(images, masks)
+    iterator: Any = iter(loader)
+    try:
+        yield (Batch(images, masks) for images, masks in iterator)
+    except (RuntimeError, OSError, EOFError) as error:
+        # torch tells of a dead worker wherever the main thread just is, and reads from it fail in several ways.
+        killed = [one for one in getattr(iterator, "_workers", ()) if (one.exitcode or 0) < 0]
+        if killed:
+            raise ResourceError(
+                f"a loader process was killed by signal {-killed[0].exitcode}, most likely because memory ran out. Go "
+                "on with --resume and fewer workers (--set workers=0 needs least), or on a machine with more memory."
+            ) from error
+        raise
+    finally:
+        # Not left to the garbage collector: the traceback of an error keeps the iterator alive, and Python waits for
+        # its workers, which know of no end, before it exits.
+        if workers:
+            with contextlib.suppress(RuntimeError):  # it may tell of the dead worker again
+                iterator._shutdown_workers()
 
 
 def _start_worker(_: int) -> None:
@@ -63,4 +88,10 @@ def _start_worker(_: int) -> None:
     # The parent decides what a signal means; a worker that dies first would make it fail instead of save.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker's errors travel to the parent; what is left to print is that the parent has gone.
+    sys.excepthook = _say_nothing
     cv2.setNumThreads(0)
+
+
+def _say_nothing(*_: object) -> None:
+    pass

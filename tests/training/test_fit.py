@@ -1,0 +1,245 @@
+"""The loop itself: it learns, it keeps the best epoch, it stops before it uses numbers that are not finite."""
+
+import csv
+import math
+import multiprocessing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segkit.config import AugmentConfig
+from segkit.data.augment import Augmenter, resolve_augment
+from segkit.data.sampling import PatchSource
+from segkit.errors import DivergedError
+from segkit.models.model_file import ModelSpec, UNetArguments, build_network, load_model
+from segkit.models.unet import UNet
+from segkit.training.checkpoint import load_newest
+from segkit.training.fit import FitResult, FitSettings, Normalise, fit
+from segkit.training.losses import Loss, dice_cross_entropy
+from segkit.training.samples import Batch, Samples
+from segkit.training.validation import LabelledImage, Validation
+from tests.tiny import LEARNED, draw_field
+
+ARGUMENTS = UNetArguments(in_channels=1, num_classes=2, base_channels=4, depth=1, form="modern", dropout=0)
+SPEC = ModelSpec(
+    arguments=ARGUMENTS, classes=["background", "disk"], mpp=None, mean=[0.6], std=[0.15], receptive_field=0,
+    scores={}, training={"seed": 3},
+)  # fmt: skip
+FIELDS = [draw_field(number, channels=1) for number in range(6)]
+
+
+def settings(**changes: Any) -> FitSettings:
+    values: dict[str, Any] = {
+        "epochs": 2, "steps_per_epoch": 4, "batch": 4, "learning_rate": 0.02, "weight_decay": 1e-4, "warmup_steps": 2,
+        "schedule": "polynomial", "clip_norm": 10.0, "seed": 3, "workers": 0, "device": torch.device("cpu"),
+        "precision": "float32",
+    }  # fmt: skip
+    return FitSettings(**(values | changes))
+
+
+def build_seeded() -> UNet:
+    torch.manual_seed(3)
+    return build_network(ARGUMENTS, device="cpu")
+
+
+@dataclass
+class Training:
+    """A training in a folder, with what it told on the way and the weights after each step."""
+
+    run: Path
+    network: UNet = field(default_factory=build_seeded)
+    steps: list[tuple[int, int, Mapping[str, Any]]] = field(default_factory=list)
+    weights: list[dict[str, Tensor]] = field(default_factory=list)
+    epochs: list[tuple[Mapping[str, float | None], Validation, bool]] = field(default_factory=list)
+
+    def start(self, *, loss: Loss = dice_cross_entropy, **changes: Any) -> FitResult:
+        source = PatchSource(
+            [image for image, _ in FIELDS[:4]], [mask for _, mask in FIELDS[:4]], patch_px=32, balanced=0.5,
+            num_classes=2,
+        )  # fmt: skip
+        images, masks = zip(*FIELDS[4:], strict=True)
+        patches = Batch(
+            torch.from_numpy(np.stack([image[:32, :32].transpose(2, 0, 1) for image in images])),
+            torch.from_numpy(np.stack([mask[:32, :32] for mask in masks])),
+        )
+        return fit(
+            self.network,
+            SPEC,
+            settings(**changes),
+            loss=loss,
+            samples=Samples(source, Augmenter(resolve_augment(AugmentConfig(), 1), 32), 3),
+            validation_images=[LabelledImage(f"f{n}", image, mask) for n, (image, mask) in enumerate(FIELDS[4:])],
+            validation_patches=patches,
+            run=self.run,
+            resume=False,
+            on_step=self.on_step,
+            on_validated=lambda *_: None,
+            on_epoch=lambda *values: self.epochs.append(values),
+            on_note=lambda _: None,
+        )
+
+    def on_step(self, done: int, total: int, info: Mapping[str, Any]) -> None:
+        self.steps.append((done, total, info))
+        self.weights.append(self.weights_now())
+
+    def weights_now(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.named_parameters()}
+
+
+def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path / "run")
+
+
+def test_an_easy_task_is_learned(training: Training) -> None:
+    result = training.start(epochs=4, steps_per_epoch=15)
+    assert result.score > LEARNED
+    first, last = training.epochs[0][0], training.epochs[-1][0]
+    assert last["train_loss"] < first["train_loss"]  # type: ignore[operator]
+    assert last["val_loss"] < first["val_loss"]  # type: ignore[operator]
+
+
+def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
+    result = training.start()
+    assert [(done, total) for done, total, _ in training.steps] == [(step, 8) for step in range(1, 9)]
+    assert [info["epoch"] for _, _, info in training.steps] == [1] * 4 + [2] * 4
+    assert [info["learning_rate"] for _, _, info in training.steps][:3] == [0.01, 0.02, 0.02]
+    losses = [info["loss"] for _, _, info in training.steps]
+    assert [row["train_loss"] for row in result.history] == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4])
+    assert [row for row, _, _ in training.epochs] == result.history
+    with (training.run / "metrics.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == [
+        *("epoch", "step", "learning_rate", "train_loss", "val_loss", "val_dice", "val_dice/disk"),
+        *("seconds", "data_wait_share"),
+    ]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8")]
+    assert [float(row["val_dice"]) for row in rows] == [validation.score for _, validation, _ in training.epochs]
+    assert load_newest(training.run / "checkpoints")[1]["history"] == result.history
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.3, 0.6, 0.5, 0.6], 2), ([0.0, 0.0], 1), ([0.1, 0.2, 0.3], 3)])
+def test_the_first_of_the_best_epochs_is_kept(
+    training: Training, monkeypatch: pytest.MonkeyPatch, scores: list[float], best: int
+) -> None:
+    remaining = iter(scores)
+
+    def pretend(*_: Any, **__: Any) -> Validation:
+        score = next(remaining)
+        return Validation(score, {"disk": score}, [], [])
+
+    monkeypatch.setattr("segkit.training.fit.validate", pretend)
+    result = training.start(epochs=len(scores), steps_per_epoch=1)
+    assert (result.best_epoch, result.score, result.dice) == (best, scores[best - 1], {"disk": scores[best - 1]})
+    model = load_model(training.run)
+    assert model.spec.training == {"seed": 3, "best_epoch": best}
+    assert model.spec.scores == {"dice": scores[best - 1], "dice/disk": scores[best - 1]}
+    assert equal(dict(model.network.named_parameters()), training.weights[best - 1])
+    assert [number for number, (_, _, is_best) in enumerate(training.epochs, 1) if is_best][-1] == best
+
+
+def test_a_class_that_is_nowhere_has_no_score(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segkit.training.fit.validate", lambda *_, **__: Validation(0.0, {"disk": None}, [None], []))
+    assert training.start().dice == {"disk": None}
+    assert '"disk"' not in (training.run / "metrics.csv").read_text()
+    assert load_model(training.run).spec.scores == {"dice": 0.0, "dice/disk": None}
+
+
+def after(calls: int, spoil: Callable[[Tensor], Tensor]) -> Loss:
+    """Return the usual loss, spoiled from the call with number `calls` on."""
+    counted = 0
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        nonlocal counted
+        counted += 1
+        value = dice_cross_entropy(logits, target)
+        return spoil(value) if counted >= calls else value
+
+    return loss
+
+
+NOT_FINITE = {
+    "the loss is nan": lambda value: value * math.nan,
+    "the loss is inf": lambda value: value + math.inf,
+    # The value is as it should be, and its derivative is infinity times 0.
+    "the gradient's norm is nan": lambda value: value + (value - value).sqrt(),
+}
+
+
+@pytest.mark.parametrize("what", NOT_FINITE)
+def test_a_number_that_is_not_finite_stops_before_the_step(training: Training, what: str) -> None:
+    # An epoch calls the loss for 4 steps and for the validation: call 7 is the second epoch's second step.
+    with pytest.raises(DivergedError, match=f"diverged at step 6: {what} .*learning_rate") as caught:
+        training.start(loss=after(7, NOT_FINITE[what]))
+    assert caught.value.exit_code == 6
+    assert len(training.weights) == 5
+    assert equal(training.weights_now(), training.weights[-1])
+    path, state, damaged = load_newest(training.run / "checkpoints")
+    assert (path.name, damaged, len(state["history"])) == ("epoch-00001.pt", [], 1)
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_weights_that_are_not_finite_are_not_kept(training: Training) -> None:
+    """The last step of an epoch can spoil the weights after the last look at a training loss."""
+
+    def spoil(value: Tensor) -> Tensor:
+        return value if torch.is_grad_enabled() else value * math.nan
+
+    with pytest.raises(DivergedError, match="at step 8: the validation loss is nan"):
+        training.start(loss=after(6, spoil))
+    assert load_newest(training.run / "checkpoints")[0].name == "epoch-00001.pt"
+    assert load_model(training.run).spec.training["best_epoch"] == 1
+
+
+def test_loader_processes_end_with_a_training_that_fails(training: Training) -> None:
+    with pytest.raises(DivergedError) as caught:
+        training.start(loss=after(2, NOT_FINITE["the loss is nan"]), workers=2)
+    assert caught.value.__traceback__ is not None  # which keeps the loop's variables, as a notebook does
+    assert multiprocessing.active_children() == []
+
+
+def test_gradients_are_clipped_to_the_norm(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def measure(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        gradients = [one.grad for group in self.param_groups for one in group["params"]]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measure)
+    training.start(clip_norm=0.01)
+    assert norms == pytest.approx([0.01] * 8, rel=1e-3)
+    norms.clear()
+    Training(training.run.with_name("free")).start(clip_norm=0.0)
+    assert min(norms) > 0.01
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    spec = SPEC.model_copy(update={"mean": [0.5, 0.25, 0], "std": [0.5, 0.25, 1]})
+    images = torch.tensor([[[[255]], [[0]], [[51]]]], dtype=torch.uint8)
+    assert Normalise(spec)(images).flatten().tolist() == pytest.approx([1, -1, 0.2])
+
+
+def test_a_paper_form_is_compared_with_the_middle_of_the_mask(tmp_path: Path) -> None:
+    arguments = ARGUMENTS.model_copy(update={"form": "paper"})
+    torch.manual_seed(0)
+    training = Training(tmp_path, network=build_network(arguments, device="cpu"))
+    seen: list[tuple[torch.Size, torch.Size]] = []
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        seen.append((logits.shape, target.shape))
+        return dice_cross_entropy(logits, target)
+
+    assert training.start(epochs=4, steps_per_epoch=15, loss=loss).score > LEARNED
+    assert set(seen[:-1]) <= {((4, 2, 16, 16), (4, 16, 16)), ((2, 2, 16, 16), (2, 16, 16))}

@@ -1,0 +1,63 @@
+"""What can be known before working: facts about slides and models, a picture of the patches."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit.config import DataConfig
+from segkit.errors import InputError
+from segkit.geometry import Box
+from segkit.models.model_file import load_model
+from segkit.slides import open_slide
+from segkit.workflows.inspect import check, info, preview
+from tests.tiny import MPP, make_data, save_png, tiny_config
+
+
+def test_a_slide_is_described_by_its_levels_and_scale(slide: Path) -> None:
+    facts = info(slide)
+    assert (facts["kind"], facts["reader"], facts["width"], facts["height"]) == ("slide", "tiff", 210, 150)
+    assert facts["mpp"] == pytest.approx(MPP)
+    assert facts["levels"][:2] == [
+        {"width": 210, "height": 150, "downsample": 1.0}, {"width": 105, "height": 75, "downsample": 2.0}
+    ]  # fmt: skip
+
+
+def test_a_model_is_described_by_itself_or_its_run(tiny_run: Path, tmp_path: Path) -> None:
+    facts, model = info(tiny_run), load_model(tiny_run)
+    assert facts["classes"] == ["background", "foreground"]
+    assert facts["parameters"] == sum(one.numel() for one in model.network.parameters())
+    assert (facts["alignment_px"], facts["receptive_field_px"]) == (2, model.spec.receptive_field)
+    assert facts["training"]["data"] == "disks"
+    shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
+    assert info(tmp_path / "copy.safetensors")["sha256"] == facts["sha256"] == model.sha256
+
+
+@pytest.mark.parametrize("name", ["none.tif", "none.safetensors", ".", "text.txt"])
+def test_what_cannot_be_described_says_why(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.txt").write_text("text")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        info(tmp_path / name)
+
+
+def test_a_preview_shows_originals_and_what_augmentation_makes_of_them(tiny_data: Path, tmp_path: Path) -> None:
+    path = preview(tiny_config(tiny_data), tmp_path / "preview.png")
+    with open_slide(path) as picture:
+        first = picture.read(Box(0, 0, picture.height, picture.width))
+    assert min(first.shape[:2]) > 100
+    with open_slide(preview(tiny_config(tiny_data, "augment.preset=none"), tmp_path / "none.png")) as picture:
+        assert not np.array_equal(picture.read(Box(0, 0, picture.height, picture.width)), first)
+
+
+def test_a_check_reads_everything(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    stages: list[str] = []
+    report = check(DataConfig(dir=data), on_progress=lambda stage, *_: stages.append(stage))
+    assert report.problems == []
+    assert set(stages) == {"check"}
+    save_png(data / "masks" / "field3.png", np.full((2, 2), 7, np.uint8))
+    (data / "images" / "field4.png").write_bytes(b"damaged")
+    problems = check(DataConfig(dir=data)).problems
+    assert any("field4.png" in problem for problem in problems)
+    assert any("field3.png" in problem or "masks/" in problem for problem in problems)
