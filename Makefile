@@ -61,8 +61,8 @@ bench-startup: setup  ## wall time of segkit --help
 
 real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; half an hour)
 	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
-	$(BIN)/segkit evaluate --data $(REAL_DATA)/isbi2012_em --model runs/isbi2012 --set dihedral=true --out evaluation/isbi2012
-	$(BIN)/python benchmarks/isbi2012.py --data $(REAL_DATA)/isbi2012_em --predictions evaluation/isbi2012/predictions
+	$(BIN)/segkit predict $(REAL_DATA)/isbi2012_em/images --model runs/isbi2012 --dihedral --probability --out predictions/isbi2012
+	$(BIN)/python benchmarks/isbi2012.py --data $(REAL_DATA)/isbi2012_em --predictions predictions/isbi2012
 
 real-glioma: setup  ## train and measure on glioma nuclei (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/glioma_nuclei --config configs/glioma_nuclei.yaml --out runs/glioma

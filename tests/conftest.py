@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before torch is loaded, also by the processes that tests start: two threads of one test wait for each other without
+# sleeping, which takes forever where other work shares the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # How long an example takes depends on the machine and its load, and says nothing about the code.
