@@ -38,6 +38,10 @@ def commands() -> list[list[str]]:
 def test_a_command_that_is_shown_can_be_parsed(command: list[str]) -> None:
     _, name, *arguments = command
     assert name in COMMANDS
+    if arguments == ["--settings"]:
+        with pytest.raises(typer.Exit):  # it lists them while it is parsed
+            load_command(name).make_context(name, arguments)
+        return
     # Builds the context, which parses and converts every option, and runs nothing.
     parameters = load_command(name).make_context(name, arguments).params
     if name in KINDS:
