@@ -7,7 +7,8 @@ module is imported when the command is used, and what the command needs when it 
 import io
 import sys
 
-from segkit.cli.failures import explained, quiet_libraries, translated_signals
+from segkit.cli.failures import explained, quiet_libraries
+from segkit.cli.interruption import translated_signals
 
 
 def main() -> None:

@@ -1,9 +1,4 @@
-"""The one place where an error becomes a message for a person and an exit code.
-
-Ctrl-C and SIGTERM raise `Interrupted` in the main thread. It is no `Exception`, so that a loop that notes one
-bad input and goes on with the next cannot take it for a bad input; temporary files are removed on its way up.
-A second signal ends the process at once.
-"""
+"""The one place where an error becomes a message for a person and an exit code."""
 
 import contextlib
 import logging
@@ -14,23 +9,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+from segkit.cli.interruption import Interrupted, received_signal
 from segkit.errors import EXIT_BUG, ResourceError, SegkitError
 
-INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 logger = logging.getLogger("segkit")
-
-
-class Interrupted(BaseException):
-    """A signal asked the command to stop."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.exit_code = 128 + signal_number
 
 
 def quiet_libraries() -> None:
@@ -47,34 +32,6 @@ def show_details(wanted: bool) -> None:
 
 
 @contextlib.contextmanager
-def translated_signals() -> Iterator[None]:
-    """Raise `Interrupted` on the first SIGINT or SIGTERM inside the block."""
-    process = os.getpid()
-    earlier = {number: signal.getsignal(number) for number in INTERRUPTING_SIGNALS}
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        if os.getpid() != process:
-            # A forked loader worker. Ctrl-C reaches it, too, and its parent will stop it; a worker that dies
-            # of a signal would make torch raise in the parent while that cleans up.
-            if number == signal.SIGTERM:
-                os._exit(0)
-            return
-        _handle_signals_with(dict.fromkeys(INTERRUPTING_SIGNALS, signal.SIG_DFL))
-        raise Interrupted(number)
-
-    _handle_signals_with(dict.fromkeys(INTERRUPTING_SIGNALS, interrupt))
-    try:
-        yield
-    finally:
-        _handle_signals_with(earlier)
-
-
-def _handle_signals_with(handlers: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def explained(*, log_folder: Path | None = None) -> Iterator[None]:
     """End the process with a message and an exit code when the block raises; a success passes through.
 
@@ -85,22 +42,30 @@ def explained(*, log_folder: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except SegkitError as error:
-        sys.exit(_tell(error))
-    except Interrupted as interruption:
+    except (Interrupted, Exception) as error:  # noqa: BLE001 (the outermost frame: a bug must end in a log and a message)
+        sys.exit(_explain(error, log_folder))
+
+
+def _explain(error: BaseException, log_folder: Path | None) -> int:
+    """Print the message for an error, and return the exit code."""
+    number = received_signal()
+    if number is not None:  # whatever a library has made of it
         _print_line("segkit: interrupted. Finished files are whole; a training goes on with --resume.")
-        sys.exit(interruption.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has left (`segkit info FILE | head`). Python would complain again when it
-        # flushes at exit, so the rest goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except MemoryError as error:
-        sys.exit(_tell(_out_of_memory("memory", error)))
-    except Exception as error:  # noqa: BLE001 (the outermost frame: a bug must end in a log and a message)
-        if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported only to name its class
-            sys.exit(_tell(_out_of_memory("device memory", error)))
-        sys.exit(_tell_bug(error, log_folder))
+        return 128 + number
+    match error:
+        case SegkitError():
+            return _tell(error)
+        case BrokenPipeError():
+            # The reader of our output has left (`segkit info FILE | head`). Python would complain again when it
+            # flushes at exit, so the rest goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        case MemoryError():
+            return _tell(_out_of_memory("memory", error))
+        case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported only to name its class
+            return _tell(_out_of_memory("device memory", error))
+        case _:
+            return _tell_bug(error, log_folder)
 
 
 def printable(text: str) -> str:
@@ -120,7 +85,7 @@ def _tell(error: SegkitError) -> int:
     return error.exit_code
 
 
-def _tell_bug(error: Exception, log_folder: Path | None) -> int:
+def _tell_bug(error: BaseException, log_folder: Path | None) -> int:
     from segkit.files import write_text
 
     name = f"segkit-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.failures import Interrupted, explained, printable, translated_signals
+from segkit.cli.failures import explained, printable
+from segkit.cli.interruption import Interrupted, translated_signals
 from segkit.errors import InputError
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -127,10 +128,43 @@ WAIT_IN_A_LOOP_THAT_NOTES_FAILURES = f"""
         except Exception as error:
             print("went on", flush=True)
 """
+WAIT_WHERE_AN_EXCEPTION_GETS_LOST = f"""
+    class Loser:
+        def __del__(self):
+            {WAIT}
+    loser = Loser()
+    del loser
+    import time; time.sleep(60)
+"""
+WAIT_WHERE_AN_EXCEPTION_BECOMES_ANOTHER = f"""
+    try:
+        {WAIT}
+    except BaseException:
+        raise ValueError("says a library") from None
+"""
+WAIT_WITH_A_SLOW_CLEANING_UP = f"""
+    from segkit.files import atomic_path
+    with atomic_path(Path(path)) as temporary:
+        temporary.touch()
+        try:
+            {WAIT}
+        finally:
+            time.sleep(1.2)
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("body", [WAIT, WAIT_AND_CLEAN_UP, WAIT_IN_A_LOOP_THAT_NOTES_FAILURES])
+@pytest.mark.parametrize(
+    "body",
+    [
+        WAIT,
+        WAIT_AND_CLEAN_UP,
+        WAIT_IN_A_LOOP_THAT_NOTES_FAILURES,
+        WAIT_WHERE_AN_EXCEPTION_GETS_LOST,
+        WAIT_WHERE_AN_EXCEPTION_BECOMES_ANOTHER,
+        WAIT_WITH_A_SLOW_CLEANING_UP,
+    ],
+)
 def test_a_signal_stops_the_command_with_its_exit_code(
     start_segkit: Start, tmp_path: Path, body: str, number: signal.Signals, code: int
 ) -> None:

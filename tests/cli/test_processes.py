@@ -353,6 +353,33 @@ def test_each_command_gives_one_json_document(
     assert {path.name for path in tmp_path.iterdir()} >= {"run", "out", "evaluation", "preview.png"}
 
 
+def test_a_name_cannot_steer_the_terminal(start: Start, tmp_path: Path) -> None:
+    ended = run(start, "info", save_png(tmp_path / "x\x1b[31m\x07.png", draw_field(0)[0]))
+    assert ended.code == 0
+    assert "\\x1b[31m\\x07.png" in ended.out.replace("\n", "")
+    assert not set(ended.out) & {"\x1b", "\x07"}
+
+
+def small_sample(*arguments: str) -> None:
+    """Be the command `segkit`, with a sample that takes no minute."""
+    from segkit.workflows import sample
+
+    sample.FIELDS, sample.FIELD_PX, sample.SLIDE_PX = 4, 128, 512
+    segkit(*arguments)
+
+
+def test_a_sample_is_a_data_folder_and_the_same_for_a_seed(start: Start, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        made = Running(tmp_path, small_sample, "make-sample", name, "--seed", seed).wait()
+        assert made.code == 0, made.err
+    assert "Next: segkit check c" in made.out
+    a, b, c = (in_words(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a.keys() == c.keys()
+    assert a != c
+    assert run(start, "check", "a").code == 0
+
+
 def test_a_sample_is_not_written_over_something(start: Start, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
