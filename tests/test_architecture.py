@@ -17,12 +17,13 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
-FOUNDATION = {"config", "masks", "geometry", "files", "errors"}
+FOUNDATION = {"config", "masks", "points", "geometry", "files", "errors"}
 MIDDLE = {"data", "models", "slides"}
 ENGINES = {"training", "inference", "report", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "masks": set(),
+    "points": set(),
     "geometry": set(),
     "files": {"errors"},
     "config": {"errors"},
@@ -36,14 +37,14 @@ MAY_IMPORT = {
     "workflows": FOUNDATION | MIDDLE | ENGINES,
     "cli": FOUNDATION | MIDDLE | ENGINES | {"workflows"},
 }
-WITHOUT_TORCH = ("slides", "geometry", "files", "errors", "evaluation", "masks", "config", "report", "data")
+WITHOUT_TORCH = ("slides", "geometry", "files", "errors", "evaluation", "masks", "points", "config", "report", "data")
 MAX_LINES = 400
 
 # What reads can run code and what writes can leave half a file: each has one door.
 DOORS = {
     r"torch\.(load|save)": {"segkit.training.checkpoint"},
     r"pickle\..*|marshal\..*|shelve\..*|joblib\..*|np\.load|numpy\.load": set(),
-    r"yaml\.(load|unsafe_load|full_load|load_all)": {"segkit.config"},
+    r"yaml\.(load|unsafe_load|full_load|load_all)": {"segkit.config.building"},
     r".*\.extractall|shutil\.unpack_archive": set(),
     r"eval|exec|compile|__import__": set(),
     r"os\.(system|popen)|subprocess\..*": set(),

@@ -1,14 +1,15 @@
 """Write a report of pixel metrics as JSON (everything), CSV (per image and class) and Markdown (to read)."""
 
 import importlib.metadata
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import confidence, pixels
-from segkit.evaluation.tables import PixelReport, format_value
+from segkit.evaluation import pixels
+from segkit.evaluation.estimates import format_value
+from segkit.evaluation.markdown import cell, table
+from segkit.evaluation.tables import PixelReport
 from segkit.files import write_csv, write_json, write_text
 
 _AGGREGATES = MappingProxyType(
@@ -65,14 +66,7 @@ def as_json(report: PixelReport) -> dict[str, Any]:
             "pooled": asdict(report.pixel_error_pooled),
             "mean": asdict(report.pixel_error_mean),
         },
-        "intervals": {
-            "method": "percentile bootstrap",
-            "level": confidence.LEVEL,
-            "samples": report.num_samples,
-            "seed": report.seed,
-            "over": report.unit,
-            "num_units": report.num_units,
-        },
+        "intervals": report.intervals_as_json(),
         "definitions": {**pixels.DEFINITIONS, **_AGGREGATES},
     }
 
@@ -83,21 +77,21 @@ def as_markdown(report: PixelReport) -> str:
     headline = (
         f"**Dice {report.headline}**, pixel error {report.pixel_error_pooled}; pooled over {len(report.images)} "
         f"{'image' if len(report.images) == 1 else 'images'}"
-        + (", mean of the foreground classes." if len(report.classes) > 2 else f", class {_cell(report.classes[1])}.")
+        + (", mean of the foreground classes." if len(report.classes) > 2 else f", class {cell(report.classes[1])}.")
     )
     parts = [
         "# Pixel metrics",
         headline,
-        _intervals_in_words(report),
+        report.intervals_in_words(),
         "## Pooled over images",
         _summary_table(report, "pooled"),
         "## Mean over images",
         _summary_table(report, "mean"),
         f"Pixel error: {report.pixel_error_mean}.",
         "## Images with the lowest Dice",
-        _table(
+        table(
             ["image", "Dice", "pixel error"],
-            [[_cell(row.image), format_value(row.dice), format_value(row.pixel_error)] for row in lowest[:_NUM_LOWEST]],
+            [[cell(row.image), format_value(row.dice), format_value(row.pixel_error)] for row in lowest[:_NUM_LOWEST]],
         ),
         "All images are in `metrics.csv`, all numbers with their definitions in `metrics.json`.",
         "## Definitions",
@@ -106,33 +100,14 @@ def as_markdown(report: PixelReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _intervals_in_words(report: PixelReport) -> str:
-    if report.num_units < 2:
-        return f"No intervals: they need at least two {report.unit}s."
-    return (
-        f"In brackets: {confidence.LEVEL:.0%} intervals, percentile bootstrap over {report.num_units} "
-        f"{report.unit}s, {report.num_samples} samples, seed {report.seed}."
-    )
-
-
 def _summary_table(report: PixelReport, how: str) -> str:
     """Return the table of all classes, foreground first; `how` is `pooled` or `mean`."""
     several = len(report.classes) > 2
     summaries = [*report.per_class[1:], *([report.foreground] if several else []), report.per_class[0]]
     rows = [
-        [_cell(summary.name) if summary is not report.foreground else "*mean of the foreground*"]
+        [cell(summary.name) if summary is not report.foreground else "*mean of the foreground*"]
         + [str(summary.num_images)]
         + [str(getattr(summary, how)[metric]) for metric in pixels.CLASS_METRICS]
         for summary in summaries
     ]
-    return _table(["class", "images with it", "Dice", "IoU", "precision", "recall", "specificity"], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(text: str) -> str:
-    """Return `text` such that Markdown shows it as it is, in one cell."""
-    return "".join(f"\\{char}" if char in "\\|*_`<>[]" else char for char in " ".join(text.split()))
+    return table(["class", "images with it", "Dice", "IoU", "precision", "recall", "specificity"], rows)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.evaluation.estimates import mean_of_defined, ratio
 from segkit.masks import IGNORE
 
 # The keys of a chunk (2 bytes each) and bincount's copy of them (8 bytes each) stay in a core's cache.
@@ -114,7 +115,7 @@ def dice(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     Source: Dice (1945), Ecology 26:297-302, doi:10.2307/1932409.
     """
     doubled = 2 * true_positives(confusions)
-    return _ratio(doubled, doubled + false_positives(confusions) + false_negatives(confusions))
+    return ratio(doubled, doubled + false_positives(confusions) + false_negatives(confusions))
 
 
 def iou(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -123,25 +124,25 @@ def iou(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     Source: Jaccard (1912), New Phytologist 11:37-50, doi:10.1111/j.1469-8137.1912.tb05611.x.
     """
     common = true_positives(confusions)
-    return _ratio(common, common + false_positives(confusions) + false_negatives(confusions))
+    return ratio(common, common + false_positives(confusions) + false_negatives(confusions))
 
 
 def precision(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     """Precision per class, TP / (TP + FP): (..., C, C) -> (..., C) in 0..1 or NaN."""
     common = true_positives(confusions)
-    return _ratio(common, common + false_positives(confusions))
+    return ratio(common, common + false_positives(confusions))
 
 
 def recall(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     """Recall (sensitivity) per class, TP / (TP + FN): (..., C, C) -> (..., C) in 0..1 or NaN."""
     common = true_positives(confusions)
-    return _ratio(common, common + false_negatives(confusions))
+    return ratio(common, common + false_negatives(confusions))
 
 
 def specificity(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     """Specificity per class, TN / (TN + FP): (..., C, C) -> (..., C) in 0..1 or NaN."""
     rejected = true_negatives(confusions)
-    return _ratio(rejected, rejected + false_positives(confusions))
+    return ratio(rejected, rejected + false_positives(confusions))
 
 
 def pixel_error(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -151,13 +152,12 @@ def pixel_error(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     (Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, doi:10.3389/fnana.2015.00142).
     """
     counted = _as_float(confusions).sum(axis=(-2, -1))
-    return _ratio(counted - true_positives(confusions).sum(axis=-1), counted)
+    return ratio(counted - true_positives(confusions).sum(axis=-1), counted)
 
 
 def mean_over_foreground(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average values per class over the classes 1 .. C-1, undefined ones left out: (..., C) -> (...) or NaN."""
-    defined = ~np.isnan(values[..., 1:])
-    return _ratio(np.where(defined, values[..., 1:], 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
+    return mean_of_defined(values[..., 1:])
 
 
 CLASS_METRICS = MappingProxyType[str, Callable[[NDArray[np.generic]], NDArray[np.float64]]](
@@ -185,10 +185,3 @@ def _as_float(confusions: NDArray[np.generic]) -> NDArray[np.float64]:
     if confusions.ndim < 2 or confusions.shape[-1] != confusions.shape[-2]:
         raise ValueError(f"confusion matrices must be (..., C, C), got {confusions.shape}")
     return confusions.astype(np.float64)
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide; NaN where the denominator is 0."""
-    quotient = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient

@@ -12,20 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.evaluation import confidence, pixels
+from segkit.evaluation.estimates import (
+    Estimate,
+    Resampled,
+    estimate,
+    format_value,
+    num_units,
+    number,
+    weights_of_set_and_samples,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with the ends of its 95 % bootstrap interval; None where undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return format_value(self.value)
-        return f"{format_value(self.value)} ({self.low:.3f} to {self.high:.3f})"
+__all__ = [
+    "ClassRow",
+    "Estimate",
+    "ImageRow",
+    "PixelReport",
+    "Summary",
+    "dice_of_image",
+    "format_value",
+    "measure_pixels",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,8 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class PixelReport:
-    """Everything measured on a set of images; made by `measure_pixels`.
-
-    Intervals are over `num_units` units; `unit` is `image` or `group`.
-    """
+class PixelReport(Resampled):
+    """Everything measured on a set of images; made by `measure_pixels`."""
 
     classes: tuple[str, ...]
     images: tuple[ImageRow, ...]
@@ -79,10 +82,6 @@ class PixelReport:
     foreground: Summary
     pixel_error_pooled: Estimate
     pixel_error_mean: Estimate
-    unit: str
-    num_units: int
-    num_samples: int
-    seed: int
 
     @property
     def headline(self) -> Estimate:
@@ -124,10 +123,7 @@ def measure_pixels(
         raise ValueError(f"need at least one image and different names, got {names}")
     if len(classes) < 2 or confusions.shape != (len(names), len(classes), len(classes)):
         raise ValueError(f"{len(names)} names, {len(classes)} classes, confusions {confusions.shape}")
-    num_units = len(names) if groups is None else len(set(groups))
-    drawn = confidence.resample(len(names), groups=groups, num_samples=num_samples, seed=seed)
-    # The first row is the set as it is: estimates and bootstrap samples take the same way.
-    weights = np.vstack([np.ones((1, len(names))), drawn if num_units > 1 else drawn[:0]])
+    weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
     sums = confidence.pooled_over_images(confusions, weights)
     by_image = {name: metric(confusions) for name, metric in pixels.CLASS_METRICS.items()}
     pooled = {name: metric(sums) for name, metric in pixels.CLASS_METRICS.items()}
@@ -143,8 +139,8 @@ def measure_pixels(
             Summary(
                 name=class_name,
                 num_images=int(holds[:, index].sum()),
-                pooled={metric: _estimate(values[:, index]) for metric, values in pooled.items()},
-                mean={metric: _estimate(values[:, index]) for metric, values in mean.items()},
+                pooled={metric: estimate(values[:, index]) for metric, values in pooled.items()},
+                mean={metric: estimate(values[:, index]) for metric, values in mean.items()},
             )
             for index, class_name in enumerate(classes)
         ),
@@ -154,10 +150,10 @@ def measure_pixels(
             pooled={metric: _foreground_estimate(values) for metric, values in pooled.items()},
             mean={metric: _foreground_estimate(values) for metric, values in mean.items()},
         ),
-        pixel_error_pooled=_estimate(pixels.pixel_error(sums)),
-        pixel_error_mean=_estimate(confidence.mean_over_images(errors, weights)),
+        pixel_error_pooled=estimate(pixels.pixel_error(sums)),
+        pixel_error_mean=estimate(confidence.mean_over_images(errors, weights)),
         unit="image" if groups is None else "group",
-        num_units=num_units,
+        num_units=num_units(len(names), groups),
         num_samples=num_samples,
         seed=seed,
     )
@@ -165,12 +161,7 @@ def measure_pixels(
 
 def dice_of_image(confusion: NDArray[np.int64]) -> float | None:
     """Return the mean Dice of the foreground classes of one image, as in `ImageRow.dice`; None where undefined."""
-    return _number(float(pixels.mean_over_foreground(pixels.dice(confusion))))
-
-
-def format_value(value: float | None) -> str:
-    """Return a metric for people, with 3 digits behind the point."""
-    return "undefined" if value is None else f"{value:.3f}"
+    return number(float(pixels.mean_over_foreground(pixels.dice(confusion))))
 
 
 def _image_rows(
@@ -180,7 +171,7 @@ def _image_rows(
     errors: NDArray[np.float64],
 ) -> tuple[ImageRow, ...]:
     return tuple(
-        ImageRow(name, group, _number(value), _number(error))
+        ImageRow(name, group, number(value), number(error))
         for name, group, value, error in zip(names, groups, dice, errors, strict=True)
     )
 
@@ -201,7 +192,7 @@ def _class_rows(
             name,
             group,
             class_name,
-            {metric: _number(values[image, index]) for metric, values in by_image.items()},
+            {metric: number(values[image, index]) for metric, values in by_image.items()},
             *(int(count[image, index]) for count in counts),
         )
         for image, (name, group) in enumerate(zip(names, groups, strict=True))
@@ -209,16 +200,5 @@ def _class_rows(
     )
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
-    """Return the first value with the interval of the others, its bootstrap samples (if any)."""
-    low, high = confidence.interval(values[1:]) if len(values) > 1 else (np.nan, np.nan)
-    return Estimate(_number(values[0]), _number(low), _number(high))
-
-
 def _foreground_estimate(values: NDArray[np.float64]) -> Estimate:
-    return _estimate(pixels.mean_over_foreground(values))
-
-
-def _number(value: float | np.floating) -> float | None:
-    """Return a plain float with 6 digits behind the point, enough for any table; None for NaN."""
-    return None if np.isnan(value) else round(float(value), 6)
+    return estimate(pixels.mean_over_foreground(values))

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segkit.models.initialisation import initialise
+
 Form = Literal["modern", "paper"]
 
 
@@ -84,20 +86,6 @@ class UNet(nn.Module):
             x = block(torch.cat([_centre_crop(skips.pop(), x), x], dim=1))
         scores: Tensor = self.head(x)
         return scores
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw convolution weights from N(0, 2 / fan_in) (He et al. 2015, as the U-Net paper), zero the biases."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            if module.weight.is_meta:
-                continue
-            # The fan-in of a 2x2 transposed convolution of stride 2 is its number of input maps: each output
-            # pixel sees one input pixel.
-            taps = 1 if isinstance(module, nn.ConvTranspose2d) else module.kernel_size[0] * module.kernel_size[1]
-            nn.init.normal_(module.weight, std=(2.0 / (module.in_channels * taps)) ** 0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _two_convolutions(in_channels: int, out_channels: int, form: Form) -> nn.Sequential:

@@ -1,8 +1,4 @@
-"""Typed, validated configuration: what can be set, its meaning, its default.
-
-A field's description is the only place where its help is written; the command line shows the same text. Values
-come from flags, `--set key=value`, a YAML file and defaults, in this order of precedence. A field that may be
-`auto` is computed from the data when it is not given; the value chosen is written into the run folder.
+"""Building a configuration from flags, `key=value` assignments, a YAML file and defaults, in this order of precedence.
 
 Unknown keys and wrong values are reported all at once, with the nearest known key.
 """
@@ -11,178 +7,16 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from segkit.config.sections import Section
 from segkit.errors import ConfigError
 
-Auto = Literal["auto"]
-AUTO: Auto = "auto"
 MAX_CONFIG_BYTES = 100_000
 MAX_NESTING = 20
-DIHEDRAL_HELP = "Average over the 8 flips and quarter turns (8 times slower)."
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-ScaleRange = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-
-class Section(BaseModel):
-    """A group of settings: unknown keys are refused, values cannot be changed after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class DataConfig(Section):
-    """Which images and annotations are used."""
-
-    dir: Path = Field(description="Folder with images/ and masks/, labels/ or geojson/ (see `segkit check`).")
-    annotation: Literal["auto", "masks", "labels", "geojson"] = Field(
-        AUTO,
-        description="Annotation to learn from; auto: dataset.yaml, else masks, labels, geojson, the first there.",
-    )
-    classes: list[str] | Auto = Field(
-        AUTO, description="Class names by id, background first; auto: dataset.yaml, else numbered."
-    )
-    ignore: int | None = Field(None, description="Mask value of pixels that are not labelled and do not count.")
-    mpp: Annotated[float, Field(gt=0)] | Auto = Field(
-        AUTO, description="Micrometres per pixel of the images; auto: dataset.yaml, else the files' metadata."
-    )
-    val_fraction: Fraction = Field(
-        0.2, description="Share of images (or groups) for validation if there are no splits."
-    )
-    test_fraction: Fraction = Field(0.2, description="Share of images (or groups) for the locked test set, likewise.")
-
-
-class ModelConfig(Section):
-    """The network's form."""
-
-    form: Literal["modern", "paper"] = Field(
-        "modern",
-        description="modern: same convolutions with batch norm; paper: Ronneberger 2015, valid convolutions, "
-        "dropout at the bottom, no batch norm.",
-    )
-    base_channels: Positive | Auto = Field(AUTO, description="Feature maps of the first level; auto: 32 (paper: 64).")
-    depth: Annotated[int, Field(ge=1, le=7)] = Field(4, description="Number of poolings.")
-    dropout: Fraction | Auto = Field(
-        AUTO, description="Dropout at the end of the contracting path; auto: 0 (paper: 0.5)."
-    )
-
-
-class PatchConfig(Section):
-    """How training samples are drawn."""
-
-    size_px: Positive | Auto = Field(AUTO, description="Side of a training patch; auto: 256, or the smallest image's.")
-    batch: Positive = Field(8, description="Patches in a training step.")
-    balanced: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5,
-        description="Share of patches centred on a pixel of an evenly drawn class; the rest lie anywhere.",
-    )
-
-
-class AugmentConfig(Section):
-    """Random changes of training samples; `auto` takes the preset's value, 0 switches a change off."""
-
-    preset: Literal["auto", "none", "light", "histology", "em"] = Field(
-        AUTO, description="Set of strengths; auto: histology for colour images, em for grey ones."
-    )
-    flips: bool | Auto = Field(AUTO, description="Mirror horizontally and vertically, each with probability 1/2.")
-    rotate_degrees: Annotated[float, Field(ge=0, le=180)] | Auto = Field(AUTO, description="Largest rotation.")
-    scale: ScaleRange | Auto = Field(AUTO, description="Range of magnification, e.g. [0.8, 1.25].")
-    shear_degrees: Annotated[float, Field(ge=0, le=45)] | Auto = Field(AUTO, description="Largest shear.")
-    elastic_px: NotNegative | Auto = Field(AUTO, description="Size of elastic displacements (about their RMS).")
-    stain: Fraction | Auto = Field(
-        AUTO, description="Largest relative change of the amounts of haematoxylin and eosin."
-    )
-    brightness: Fraction | Auto = Field(AUTO, description="Largest relative change of brightness.")
-    contrast: Fraction | Auto = Field(AUTO, description="Largest relative change of contrast.")
-    gamma: Fraction | Auto = Field(AUTO, description="Largest relative change of gamma.")
-    hue_degrees: Annotated[float, Field(ge=0, le=180)] | Auto = Field(AUTO, description="Largest turn of the hue.")
-    saturation: Fraction | Auto = Field(AUTO, description="Largest relative change of saturation.")
-    noise: Fraction | Auto = Field(AUTO, description="Largest standard deviation of Gaussian noise, white = 1.")
-    blur_px: NotNegative | Auto = Field(AUTO, description="Largest sigma of Gaussian blur.")
-
-
-class OptimiserConfig(Section):
-    """How weights are learned."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Largest learning rate (AdamW).")
-    weight_decay: NotNegative = Field(1e-4, description="Decoupled weight decay; not applied to norms and biases.")
-    warmup_steps: Annotated[int, Field(ge=0)] | Auto = Field(
-        AUTO, description="Steps over which the rate rises linearly; auto: 5 % of all steps, at most 200."
-    )
-    schedule: Literal["polynomial", "cosine", "constant"] = Field(
-        "polynomial", description="Decay after warm-up; polynomial: (1 - t)^0.9, as nnU-Net."
-    )
-    clip_norm: NotNegative = Field(10.0, description="Gradients are scaled down to this norm; 0: never.")
-
-
-class ComputeConfig(Section):
-    """Where and how numbers are computed."""
-
-    device: str = Field(AUTO, description="auto, cpu, cuda or cuda:N; auto: the first CUDA device, else the CPU.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        AUTO,
-        description="Number format of the network; auto: bfloat16 where the processor computes in it, else float32.",
-    )
-
-
-class TrainConfig(Section):
-    """Everything that defines a training run."""
-
-    data: DataConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    patches: PatchConfig = Field(default_factory=PatchConfig)
-    augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-    loss: Literal["dice_cross_entropy", "cross_entropy"] = Field(
-        "dice_cross_entropy", description="Mean of soft Dice and cross entropy, or cross entropy alone."
-    )
-    epochs: Positive = Field(50, description="Number of epochs.")
-    steps_per_epoch: Positive | Auto = Field(
-        AUTO,
-        description="Steps in an epoch; auto: patches cover the training images once, at least 20 steps.",
-    )
-    workers: Annotated[int, Field(ge=0)] | Auto = Field(
-        AUTO, description="Processes that prepare samples; 0: none; auto: from the number of CPU cores."
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything random.")
-
-
-class PredictConfig(Section):
-    """Everything that defines a prediction."""
-
-    mpp: Annotated[float, Field(gt=0)] | Auto = Field(
-        AUTO, description="Micrometres per pixel of the slide at level 0; auto: from its metadata."
-    )
-    tile: Positive | Auto = Field(
-        AUTO,
-        description="Side of the tiles in pixels, a multiple of the model's alignment; auto: 512, 1024 on CUDA.",
-    )
-    batch: Positive | Auto = Field(AUTO, description="Tiles per pass of the network; auto: 1, 8 on CUDA.")
-    dihedral: bool = Field(False, description=DIHEDRAL_HELP)
-    probability: bool = Field(False, description="Write the probability of the foreground as probability.tif, too.")
-    min_area: NotNegative = Field(
-        0.0,
-        description="Objects smaller than this are left out of the object list (um2; px where mpp is unknown).",
-    )
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-
-
-class EvaluateConfig(Section):
-    """Everything that defines an evaluation."""
-
-    split: Literal["train", "val", "test", "all"] = Field("val", description="Images that are measured.")
-    bootstrap: Positive = Field(1000, description="Resamplings of the images behind each 95 % interval.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the resampling.")
-    dihedral: bool = Field(False, description=DIHEDRAL_HELP)
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-
-
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
@@ -369,7 +203,7 @@ def _explain(kind: type[Section], error: ValidationError) -> Iterator[str]:
             needed = _first_required(kind, key)
             seen[needed] = ["is needed and not given"]
         else:
-            message = "too few values" if problem["type"] == "missing" else problem["msg"]
+            message = "too few values" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
             seen.setdefault(key, []).append(message.replace("Input should be", "should be"))
     for key, messages in seen.items():
         given = "" if messages == ["is needed and not given"] else f" = {values[key]!r}"

@@ -1,0 +1,46 @@
+"""Typed, validated configuration: what can be set (`sections`) and how it comes together (`building`)."""
+
+from segkit.config.building import build_config, default_of, describe, known_keys, read_yaml, write_yaml
+from segkit.config.sections import (
+    AUTO,
+    AugmentConfig,
+    Auto,
+    ComputeConfig,
+    DataConfig,
+    EvaluateConfig,
+    Length,
+    ModelConfig,
+    OptimiserConfig,
+    PatchConfig,
+    PointsConfig,
+    PredictConfig,
+    Section,
+    SlidingWindowConfig,
+    TrainConfig,
+    length_px,
+)
+
+__all__ = [
+    "AUTO",
+    "AugmentConfig",
+    "Auto",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "Length",
+    "ModelConfig",
+    "OptimiserConfig",
+    "PatchConfig",
+    "PointsConfig",
+    "PredictConfig",
+    "Section",
+    "SlidingWindowConfig",
+    "TrainConfig",
+    "build_config",
+    "default_of",
+    "describe",
+    "known_keys",
+    "length_px",
+    "read_yaml",
+    "write_yaml",
+]
