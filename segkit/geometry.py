@@ -77,6 +77,8 @@ class TileGrid:
     smallest
         Inputs are at least this large: below it, numerical libraries add numbers up in another order, and the
         last bits of a small tile would differ from those of a large one.
+    stride
+        Pixels from one output to the next; the alignment is a multiple of it.
     """
 
     alignment: int
@@ -84,6 +86,7 @@ class TileGrid:
     margin: int = 0
     size_offset: int = 0
     smallest: int = 0
+    stride: int = 1
 
     def legal_size(self, minimum: int) -> int:
         """Return the smallest legal input size that is at least `minimum`."""
@@ -100,9 +103,14 @@ class TileGrid:
         )
 
     def crop_in_output(self, core: Box) -> tuple[slice, slice]:
-        """Return where `core` lies in the network's output for `read_box(core)`."""
-        start = self.halo - self.margin
-        return slice(start, start + core.height), slice(start, start + core.width)
+        """Return where the outputs of `core` lie in the network's output for `read_box(core)`."""
+        start = (self.halo - self.margin) // self.stride
+        height, width = self.map_size(core.height, core.width)
+        return slice(start, start + height), slice(start, start + width)
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the number of rows and columns of the output for so many pixels."""
+        return -(-height // self.stride), -(-width // self.stride)
 
 
 @dataclass(frozen=True, slots=True)

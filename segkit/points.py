@@ -22,7 +22,8 @@ class Points(NamedTuple):
 
     def of_class(self, index: int) -> NDArray[np.float64]:
         """Return the positions of one class."""
-        return self.positions[self.classes == index]
+        chosen: NDArray[np.float64] = self.positions[self.classes == index]
+        return chosen
 
 
 class Detections(NamedTuple):

@@ -12,7 +12,7 @@ from segkit.config import TrainConfig, build_config
 from segkit.errors import InputError
 
 if TYPE_CHECKING:
-    from segkit.data.check import CheckReport
+    from segkit.data.check import CheckReport, SplitFacts
 
 EPILOG = "Ends with exit code 3 where a training could not use the folder; warnings do not change the exit code."
 
@@ -42,10 +42,12 @@ def run(
 def _show(report: "CheckReport") -> None:
     facts = report.facts
     if facts is not None:
+        has_points = facts.annotation == "points"
+        empty = "have no point of a class" if has_points else "show only background"
         print_facts(
             str(report.root),
             {
-                "images": f"{facts.num_images}, of which {facts.num_empty} show only background",
+                "images": f"{facts.num_images}, of which {facts.num_empty} {empty}",
                 "annotation": facts.annotation,
                 "size": f"{_range(facts.heights)} x {_range(facts.widths)} px (height x width)",
                 "channels": ", ".join(f"{number} in {count} images" for number, count in facts.channels.items()),
@@ -53,14 +55,19 @@ def _show(report: "CheckReport") -> None:
             },
         )
         print_table(
-            "Share of the labelled pixels",
-            ["split", "images", "groups", *facts.classes],
+            "Number of points" if has_points else "Share of the labelled pixels",
+            ["split", "images", "groups", *(("hard negatives", *facts.classes[1:]) if has_points else facts.classes)],
             [
-                [name, str(split.num_images), str(split.num_groups), *map(format_share, split.class_shares)]
+                [name, str(split.num_images), str(split.num_groups), *_class_cells(split)]
                 for name, split in facts.splits.items()
             ],
         )
     print_lines([f"Warning: {warning}" for warning in report.warnings])
+
+
+def _class_cells(split: "SplitFacts") -> list[str]:
+    """Return the number of points of every class, else its share of the pixels."""
+    return [*map(format_share, split.class_shares)] if split.class_points is None else [*map(str, split.class_points)]
 
 
 def _range(limits: tuple[int, int]) -> str:

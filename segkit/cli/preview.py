@@ -25,7 +25,7 @@ def run(
     settings = build_config(
         TrainConfig, file=config, assignments=assignments or [], flags={"data.dir": data, "seed": seed}
     )
-    from segkit.workflows.inspect import preview
+    from segkit.workflows.preview import preview
 
     with open_display() as display:
         picture = preview(settings, out, on_progress=display.on_progress, on_note=display.on_note)

@@ -15,6 +15,7 @@ from segkit.errors import UsageError
 if TYPE_CHECKING:
     from segkit.workflows.train import TrainResult
 
+METRIC_NAMES = {"dice": "Dice", "f1": "F1"}
 EPILOG = "Leaves a run folder with the model, the resolved configuration, metrics.csv and figures/."
 
 
@@ -71,19 +72,20 @@ def run(
 
 
 def _show(result: "TrainResult") -> None:
+    name = METRIC_NAMES[result.metric]
     print_facts(
         "Training finished",
         {
             "best epoch": str(result.best_epoch),
-            "mean Dice (validation)": f"{result.score:.4f}",
+            f"mean {name} (validation)": f"{result.score:.4f}",
             "time": format_seconds(result.seconds),
             "run folder": str(result.run),
         },
     )
     print_table(
         "Validation",
-        ["class", "Dice"],
-        [[name, "" if score is None else f"{score:.4f}"] for name, score in result.scores.items()],
+        ["class", name],
+        [[label, "" if score is None else f"{score:.4f}"] for label, score in result.scores.items()],
     )
     print_lines([f"Model: {result.model}"])
     print_pictures(result.figures)

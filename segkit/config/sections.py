@@ -82,7 +82,7 @@ class ModelConfig(Section):
         AUTO, description="Feature maps of the first layer; auto: 32 (paper: 64, dnn1 and dnn2: 16, lenet: 6)."
     )
     depth: Annotated[int, Field(ge=1, le=7)] | Auto = Field(
-        AUTO, description="Number of poolings; auto: 4 (U-Net), 2 (patch CNN; dnn1 has 5, dnn2 has 4)."
+        AUTO, description="Number of poolings; auto: 4 (patch CNN: until about 8 pixels are left)."
     )
     dropout: Fraction | Auto = Field(
         AUTO, description="Dropout at the end of the contracting path; auto: 0 (paper: 0.5), before a patch CNN's head."
@@ -195,13 +195,16 @@ class TrainConfig(Section):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
-    loss: Literal["dice_cross_entropy", "cross_entropy"] = Field(
-        "dice_cross_entropy", description="Mean of soft Dice and cross entropy, or cross entropy alone."
+    loss: Literal["auto", "dice_cross_entropy", "cross_entropy"] = Field(
+        AUTO,
+        description="Mean of soft Dice and cross entropy, or cross entropy alone; auto: the first (patch CNN: the "
+        "second).",
     )
     epochs: Positive = Field(50, description="Number of epochs.")
     steps_per_epoch: Positive | Auto = Field(
         AUTO,
-        description="Steps in an epoch; auto: patches cover the training images once, at least 20 steps.",
+        description="Steps in an epoch; auto: patches cover the training images once, at least 20 steps (patch CNN: as "
+        "many positives as there are points, at least 100 steps).",
     )
     workers: Annotated[int, Field(ge=0)] | Auto = Field(
         AUTO, description="Processes that prepare samples; 0: none; auto: from the number of CPU cores."
@@ -235,8 +238,10 @@ class SlidingWindowConfig(Section):
     mpp: Annotated[float, Field(gt=0)] | Auto = Field(
         AUTO, description="Micrometres per pixel of the slide at level 0; auto: from its metadata."
     )
-    stride: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="Pixels from one window to the next, in both directions."
+    stride: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
+        AUTO,
+        description="Pixels from one window to the next, in both directions; auto: as when the model's thresholds were "
+        "tuned.",
     )
     method: Literal["auto", "dense", "fragments", "atrous", "naive"] = Field(
         AUTO,

@@ -40,8 +40,8 @@ def read_boxes(path: Path, form: BoxForm | None) -> RawPoints:
     Raises
     ------
     InputError
-        It cannot be read, or the form of its boxes is not clear. What is wrong with single annotations is in
-        `problems`.
+        It cannot be read. What is wrong with single annotations, and whether the form of the boxes is not clear, is
+        in `problems`.
     """
     content = _read_json(path)
     entries = {name: _entries(path, content, name) for name in ("images", "annotations", "categories")}
@@ -53,16 +53,19 @@ def read_boxes(path: Path, form: BoxForm | None) -> RawPoints:
             boxes.append(_parse_box(entry, images, categories, f"annotation {number}"))
         except (ValueError, OverflowError) as error:
             problems.append(f"{path}: annotation {number}: {error}")
-    notes = []
-    if form is None and boxes:
-        form = _choose_form(path, boxes)
-        notes = [f"{path}: boxes are read as {BOX_FORMS[form]} (`boxes` in dataset.yaml can say otherwise)."]
+    problems, notes = shorten(path, problems, "annotations"), []
+    chosen = _choose_form(boxes) if form is None and boxes else form
+    if chosen is None and boxes:
+        remedy = "Say which with `boxes: xywh` or `boxes: xyxy` in dataset.yaml"
+        problems.append(f"{path}: its boxes may be {BOX_FORMS['xywh']} or {BOX_FORMS['xyxy']}. {remedy}.")
+    elif chosen is not None and form is None:
+        notes.append(f"{path}: boxes are read as {BOX_FORMS[chosen]} (`boxes` in dataset.yaml can say otherwise).")
     return RawPoints(
-        positions=_centres(boxes, form or "xywh")[:, ::-1],
+        positions=_centres(boxes, chosen or "xywh")[:, ::-1],
         labels=[box.label for box in boxes],
         images=[box.image for box in boxes],
         places=[box.place for box in boxes],
-        problems=shorten(path, problems, "annotations"),
+        problems=problems,
         notes=notes,
     )
 
@@ -112,9 +115,7 @@ def _parse_box(
     place: str,
 ) -> _Box:
     """Return a box; ValueError says what is wrong with it."""
-    if not isinstance(entry, dict):
-        raise ValueError("is no object with image_id and bbox.")  # noqa: TRY004 - of the file, not of the caller
-    box = entry.get("bbox")
+    box = entry.get("bbox") if isinstance(entry, dict) else None
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise ValueError(f"its bbox is {json.dumps(box)[:80]}, and four numbers are needed.")
     image = _entry_of("image_id", entry, images, "images")
@@ -139,20 +140,17 @@ def _entry_of(
     return known[identity]
 
 
-def _choose_form(path: Path, boxes: Sequence[_Box]) -> BoxForm:
-    """Find out whether boxes are x, y, width, height (COCO) or x1, y1, x2, y2 (MIDOG).
+def _choose_form(boxes: Sequence[_Box]) -> BoxForm | None:
+    """Find out whether boxes are x, y, width, height (COCO) or x1, y1, x2, y2 (MIDOG); None: that is not clear.
 
     A box fits a form if in that form its width and height are not negative and its centre lies in its image. The
     form that more boxes fit is taken. Real files are clear: hardly a box of COCO is larger than its distance from
     the top left corner, which corners would mean, and MIDOG's boxes leave their image when corners are taken for
-    sizes. A few boxes near the top left corner may fit both, and then the user has to say.
+    sizes. A few boxes near the top left corner may fit both.
     """
     misfits: dict[BoxForm, int] = {form: _count_misfits(boxes, form) for form in BOX_FORMS}
     if misfits["xywh"] == misfits["xyxy"]:
-        raise InputError(
-            f"{path}: its boxes may be {BOX_FORMS['xywh']} as COCO has them, or {BOX_FORMS['xyxy']} as MIDOG has. "
-            "Say which with `boxes: xywh` or `boxes: xyxy` in dataset.yaml."
-        )
+        return None
     return min(misfits, key=lambda form: misfits[form])
 
 

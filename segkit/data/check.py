@@ -15,6 +15,7 @@ import numpy as np
 from segkit.config import DataConfig
 from segkit.data.layout import MPP_TOLERANCE, Dataset, Item, read_image, read_mask, shorten, survey
 from segkit.data.listing import SPLITS
+from segkit.data.points import read_points, repeated_points
 from segkit.errors import InputError
 from segkit.masks import IGNORE
 from segkit.slides import open_slide
@@ -26,12 +27,16 @@ UNASSIGNED: Final = "none"
 
 @dataclass(frozen=True, slots=True)
 class SplitFacts:
-    """Number of images and groups of a split, pixels by class index, and pixels that are not labelled."""
+    """Number of images and groups of a split, pixels by class index, and pixels that are not labelled.
+
+    Where points are learned from there are no `class_pixels`, but `class_points` by class index: hard negatives first.
+    """
 
     num_images: int
     num_groups: int
     class_pixels: tuple[int, ...]
     ignored_pixels: int
+    class_points: tuple[int, ...] | None = None
 
     @property
     def class_shares(self) -> tuple[float, ...]:
@@ -49,7 +54,7 @@ class Facts:
     annotation, classes, mpp
         As in `Dataset`.
     num_images
-        All images, of which `num_empty` have no foreground pixel.
+        All images, of which `num_empty` have no foreground pixel, or no point of a class.
     heights, widths
         Smallest and largest size in pixels.
     channels
@@ -91,14 +96,14 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What was found in one image and its annotation."""
+    """What was found in one image and its annotation; `class_counts` are pixels or points by class index."""
 
     item: Item
     problems: tuple[str, ...]
     shape: tuple[int, int, int] | None = None
     mpp: float | None = None
     digest: bytes = b""
-    class_pixels: tuple[int, ...] | None = None
+    class_counts: tuple[int, ...] | None = None
     ignored_pixels: int = 0
 
 
@@ -114,9 +119,10 @@ def check_dataset(config: DataConfig, on_progress: Callable[[int, int], None] | 
 
     Notes
     -----
-    Problems: all of `load_dataset`, unreadable files, sizes that differ, values that are no class, the same picture
-    in two splits. Warnings: grey and colour images mixed, images smaller than the usual patch, classes that training
-    never sees, many masks without foreground, the same picture twice, scales that contradict dataset.yaml.
+    Problems: all of `load_dataset`, unreadable files, sizes that differ, values that are no class, points outside of
+    their image, the same picture in two splits. Warnings: grey and colour images mixed, images smaller than the usual
+    patch, classes that training never sees, many masks without foreground, several points at one place, the same
+    picture twice, scales that contradict dataset.yaml.
     """
     dataset, problems = survey(config)
     if dataset is None or not dataset.items:
@@ -135,7 +141,8 @@ def check_dataset(config: DataConfig, on_progress: Callable[[int, int], None] | 
         *dataset.notes,
         *(text for text, is_leak in twins if not is_leak),
         *_suspicious_images(dataset, findings),
-        *_suspicious_masks(dataset, findings),
+        *(repeated_points(dataset) if dataset.annotation == "points" else _suspicious_masks(dataset, findings)),
+        *_classes_not_learned(dataset, findings),
     ]
     return CheckReport(config.dir, problems, sorted(warnings), _facts(dataset, findings), dataset)
 
@@ -149,15 +156,28 @@ def _examine(dataset: Dataset, item: Item) -> _Finding:
         return _Finding(item, (str(error),))
     digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).data, digest_size=16).digest()
     height, width, channels = image.shape
-    # Without classes or a mask there is a problem already, and nothing to compare.
-    if not dataset.classes or item.annotation is None:
+    # Without classes or an annotation there is a problem already, and nothing to compare.
+    if not dataset.classes or not _has_annotation(dataset, item):
         return _Finding(item, (), (height, width, channels), mpp, digest)
     try:
-        counts = np.bincount(read_mask(item, dataset).ravel(), minlength=IGNORE + 1)
+        counts = _count_classes(dataset, item, height, width)
     except InputError as error:
         return _Finding(item, (str(error),), (height, width, channels), mpp, digest)
-    class_pixels = tuple(int(count) for count in counts[: len(dataset.classes)])
-    return _Finding(item, (), (height, width, channels), mpp, digest, class_pixels, int(counts[IGNORE]))
+    class_counts = counts[: len(dataset.classes)]
+    return _Finding(item, (), (height, width, channels), mpp, digest, class_counts, counts[IGNORE])
+
+
+def _count_classes(dataset: Dataset, item: Item, height: int, width: int) -> tuple[int, ...]:
+    """Return the number of pixels or points by class index, up to `IGNORE`."""
+    if dataset.annotation == "points":
+        counts = np.bincount(read_points(item, dataset, height, width).classes, minlength=IGNORE + 1)
+    else:
+        counts = np.bincount(read_mask(item, dataset).ravel(), minlength=IGNORE + 1)
+    return tuple(map(int, counts))
+
+
+def _has_annotation(dataset: Dataset, item: Item) -> bool:
+    return item.name in dataset.points if dataset.annotation == "points" else item.annotation is not None
 
 
 def _twins(findings: Iterable[_Finding]) -> list[tuple[str, bool]]:
@@ -193,7 +213,7 @@ def _suspicious_images(dataset: Dataset, findings: Sequence[_Finding]) -> list[s
             "three channels."
         )
     small = [finding for finding in findings if finding.shape and min(finding.shape[:2]) < USUAL_PATCH_PX]
-    if small:
+    if small and dataset.annotation != "points":  # the patches of points are as large as the network says
         sizes = {finding.item: finding.shape[:2] for finding in small if finding.shape}
         smallest = min(sizes, key=lambda item: min(sizes[item]))
         height, width = sizes[smallest]
@@ -210,30 +230,33 @@ def _suspicious_images(dataset: Dataset, findings: Sequence[_Finding]) -> list[s
 
 
 def _suspicious_masks(dataset: Dataset, findings: Sequence[_Finding]) -> list[str]:
-    read = [finding for finding in findings if finding.class_pixels is not None]
+    num_read = sum(finding.class_counts is not None for finding in findings)
+    num_empty = _count_empty(findings)
+    many = num_empty > MANY_EMPTY * num_read
+    return [f"{dataset.root}: {num_empty} of {num_read} masks have no foreground at all."] if many else []
+
+
+def _classes_not_learned(dataset: Dataset, findings: Sequence[_Finding]) -> list[str]:
+    read = [finding for finding in findings if finding.class_counts is not None]
     if not read:
         return []
-    warnings = []
-    num_empty = _count_empty(read)
-    if num_empty > MANY_EMPTY * len(read):
-        warnings.append(f"{dataset.root}: {num_empty} of {len(read)} masks have no foreground at all.")
     has_splits = any(item.split for item in dataset.items)
     training = [finding for finding in read if finding.item.split == "train"] if has_splits else read
+    if not training:
+        return [f"{dataset.root}: no image is in the split train, so there is nothing to train on."]
     where = "no training image" if has_splits else "no image"
-    totals = np.sum([finding.class_pixels or () for finding in training], axis=0) if training else None
-    if totals is None:
-        warnings.append(f"{dataset.root}: no image is in the split train, so there is nothing to train on.")
-    else:
-        warnings += [
-            f"{dataset.root}: class {name} occurs in {where}, so it cannot be learned."
-            for name, total in zip(dataset.classes, totals, strict=True)
-            if total == 0
-        ]
-    return warnings
+    totals = np.sum([finding.class_counts or () for finding in training], axis=0)
+    # Points of class 0 are hard negatives, which nobody needs: background is everywhere else.
+    first = 1 if dataset.annotation == "points" else 0
+    return [
+        f"{dataset.root}: class {name} occurs in {where}, so it cannot be learned."
+        for name, total in list(zip(dataset.classes, totals, strict=True))[first:]
+        if total == 0
+    ]
 
 
 def _count_empty(findings: Iterable[_Finding]) -> int:
-    return sum(finding.class_pixels is not None and not any(finding.class_pixels[1:]) for finding in findings)
+    return sum(finding.class_counts is not None and not any(finding.class_counts[1:]) for finding in findings)
 
 
 def _facts(dataset: Dataset, findings: Sequence[_Finding]) -> Facts | None:
@@ -260,11 +283,13 @@ def _facts(dataset: Dataset, findings: Sequence[_Finding]) -> Facts | None:
 
 
 def _split_facts(dataset: Dataset, findings: Sequence[_Finding]) -> SplitFacts:
-    pixels = [finding.class_pixels for finding in findings if finding.class_pixels is not None]
-    totals = [sum(column) for column in zip(*pixels, strict=True)] or [0] * len(dataset.classes)
+    counts = [finding.class_counts for finding in findings if finding.class_counts is not None]
+    totals = tuple(sum(column) for column in zip(*counts, strict=True)) or (0,) * len(dataset.classes)
+    has_points = dataset.annotation == "points"
     return SplitFacts(
         num_images=len(findings),
         num_groups=len({finding.item.group for finding in findings if finding.item.group is not None}),
-        class_pixels=tuple(totals),
+        class_pixels=() if has_points else totals,
         ignored_pixels=sum(finding.ignored_pixels for finding in findings),
+        class_points=totals if has_points else None,
     )

@@ -1,12 +1,14 @@
-"""Find out which classes the annotations hold, and which value of a mask is which class."""
+"""Find out which classes the annotations hold, and which value of a mask or label of a point is which class."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
+from segkit.data.point_files import UNLABELLED
 from segkit.data.rasters import distinct_values, read_values
 from segkit.errors import InputError
 from segkit.slides.geojson import Feature, read_geojson
@@ -15,6 +17,11 @@ BACKGROUND: Final = "background"
 FOREGROUND: Final = "foreground"
 MAX_CLASSES: Final = 200
 MAX_DISTINCT: Final = 32  # masks with more values than this hardly hold classes: most likely instance ids
+# Labels (lower case, with underscores) of points that look like a class and are none, unless somebody names others.
+HARD_NEGATIVES: Final = frozenset({
+    "background", "hard_negative", "imposter", "look_alike", "lookalike", "negative", "non_mitotic",
+    "non_mitotic_figure", "not_mitotic_figure",
+})  # fmt: skip
 
 ClassNames = Sequence[str] | Mapping[int, str] | None
 ResultT = TypeVar("ResultT")
@@ -22,11 +29,25 @@ ResultT = TypeVar("ResultT")
 
 @dataclass
 class Classes:
-    """Class names by index, the class index of every mask value, and what is wrong; no names: they are unknown."""
+    """The classes of a data folder.
+
+    Attributes
+    ----------
+    names
+        By index, background first; empty: they are unknown.
+    values
+        Class index of every mask value.
+    problems, notes
+        What is wrong; what a user should know.
+    labels
+        Class index of every label of points; 0 for hard negatives.
+    """
 
     names: tuple[str, ...] = ()
     values: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def mask_classes(masks: Sequence[Path], given: ClassNames, ignore: int | None) -> Classes:
@@ -44,7 +65,7 @@ def mask_classes(masks: Sequence[Path], given: ClassNames, ignore: int | None) -
     """
     if given is not None and (isinstance(given, Mapping) or len(given) != 2):
         return _named(given, ignore)
-    contents, problems = _map_files(lambda path: distinct_values(read_values(path)), masks)
+    contents, problems = map_files(lambda path: distinct_values(read_values(path)), masks)
     found = sorted({value for content in contents.values() for value in content} - {ignore})
     classes = _classes_of_values(found, given, ignore) if contents else Classes()
     classes.problems += problems
@@ -66,7 +87,7 @@ def polygon_classes(files: Sequence[Path], given: ClassNames) -> Classes:
 
     All classifications that occur must be among `given`; polygons without one count as `foreground`.
     """
-    contents, problems = _map_files(_polygon_labels, files)
+    contents, problems = map_files(_polygon_labels, files)
     found = set[str]().union(*contents.values())
     classes = _named(given or (BACKGROUND, *sorted(found - {BACKGROUND})), None)
     if contents and not found:
@@ -79,6 +100,68 @@ def polygon_classes(files: Sequence[Path], given: ClassNames) -> Classes:
     ]
     classes.problems += problems + unknown
     return classes
+
+
+def point_classes(
+    labels: Mapping[Path, Mapping[str, int]], given: ClassNames, hard_negatives: Sequence[str] | None
+) -> Classes:
+    """Return the classes of points by their labels; without `given` these are sorted by name.
+
+    Parameters
+    ----------
+    labels
+        Number of points by label, of each file; points without a label count as `point`.
+    given
+        Class names, background first. Every label must be one of them or a hard negative, and every class must have
+        a point.
+    hard_negatives
+        Labels that count as background; None: those of `HARD_NEGATIVES` that are no class in `given`.
+    """
+    totals = sum((Counter(counts) for counts in labels.values()), Counter[str]())
+    if not totals:
+        return Classes()
+    hard = _hard_negatives(totals, given) if hard_negatives is None else set(hard_negatives)
+    found = sorted(set(totals) - hard - {BACKGROUND})
+    if given is None and not found:
+        remedy = "Label what is to be found, or name other `hard_negatives`."
+        return Classes(problems=[f"points: only hard negatives ({', '.join(sorted(totals))}). {remedy}"])
+    classes = _named((BACKGROUND, *found) if given is None else given, None)
+    index_of = {name: index for index, name in enumerate(classes.names)} | dict.fromkeys(hard, 0)
+    classes.labels = {label: index_of[label] for label in totals if label in index_of}
+    shown = ", ".join(sorted(totals))
+    for name in classes.names[1:]:
+        if name in hard:
+            classes.problems.append(f"hard_negatives: {name} is a class, too. Keep it in one of the two.")
+        if name not in totals:
+            classes.problems.append(f"classes: {name}: no point has this label (the labels are {shown}).")
+    classes.problems += _unknown_labels(labels, classes)
+    classes.notes += [
+        f"hard_negatives: {label}: no point has this label (the labels are {shown})."
+        for label in hard_negatives or ()
+        if label not in totals
+    ]
+    if given is None and UNLABELLED in found and len(totals) > 1:
+        without = f"{totals[UNLABELLED]} of {totals.total()} points"
+        classes.notes.append(
+            f"points: {without} have no label, or the label {UNLABELLED}, which is a class of its own."
+        )
+    return classes
+
+
+def _hard_negatives(labels: Iterable[str], given: ClassNames) -> set[str]:
+    """Return the labels that say themselves that they are none of the classes."""
+    named = set(given.values() if isinstance(given, Mapping) else given or ())
+    return {label for label in labels if label.lower().replace(" ", "_").replace("-", "_") in HARD_NEGATIVES} - named
+
+
+def _unknown_labels(labels: Mapping[Path, Mapping[str, int]], classes: Classes) -> list[str]:
+    names = ", ".join(classes.names)
+    return [
+        f"{path}: holds the label {', '.join(sorted(unknown))}, which is none of the classes ({names}) and no hard "
+        f"negative; points without a label count as {UNLABELLED}. Add it to `classes` or to `hard_negatives`."
+        for path, counts in labels.items()
+        if (unknown := set(counts) - set(classes.labels))
+    ]
 
 
 def class_of_polygon(feature: Feature) -> str:
@@ -125,7 +208,7 @@ def _classes_of_values(found: Sequence[int], given: Sequence[str] | None, ignore
     return _named((BACKGROUND, *(f"class_{value}" for value in range(1, highest + 1))), ignore)
 
 
-def _map_files(read: Callable[[Path], ResultT], paths: Sequence[Path]) -> tuple[dict[Path, ResultT], list[str]]:
+def map_files(read: Callable[[Path], ResultT], paths: Sequence[Path]) -> tuple[dict[Path, ResultT], list[str]]:
     """Call `read` for every file in a few threads (decoders release the lock); return results and problems."""
 
     def attempt(path: Path) -> ResultT | InputError:

@@ -3,16 +3,19 @@
     DIR/images/NAME.*          images, any format that segkit opens
     DIR/masks/NAME.png|tif     class ids (or 0 and 255), or
     DIR/labels/NAME.png|tif    instance ids, 0 = background, or
-    DIR/geojson/NAME.geojson   polygons by classification, as QuPath exports them
+    DIR/geojson/NAME.geojson   polygons by classification, as QuPath exports them, or
+    DIR/points.csv             image,x,y[,label], or
+    DIR/points/NAME.csv        x,y[,label], or .geojson: points by classification (in geojson/, too), or
+    DIR/points.json            images, annotations, categories: boxes of COCO or MIDOG, whose centres are the points
     DIR/splits.csv             (optional) image,split[,group,...]
-    DIR/dataset.yaml           (optional) classes, mpp, annotation, ignore
+    DIR/dataset.yaml           (optional) classes, mpp, annotation, ignore, hard_negatives, boxes
 
 DIR/train/, val/ and test/ that hold images/ and masks/ each are understood, too. Everything wrong with a folder is
 reported at once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,15 +29,18 @@ from segkit.data.classes import (
     class_of_polygon,
     label_classes,
     mask_classes,
+    point_classes,
     polygon_classes,
 )
 from segkit.data.description import DESCRIPTION_FILE, Description, read_description
-from segkit.data.listing import ANNOTATIONS, Annotation, Listing, Split, find_annotation, list_files
+from segkit.data.listing import ANNOTATIONS, POINT_TABLE, Annotation, Listing, Split, find_annotation, list_files
+from segkit.data.point_survey import FoundPoints, classify_points, collect_points
 from segkit.data.rasters import distinct_values, map_values, read_values, require_readable_size
 from segkit.data.split_table import SPLITS_FILE, SplitRow, read_split_table
 from segkit.errors import ConfigError, InputError
 from segkit.geometry import Box
 from segkit.masks import IGNORE
+from segkit.points import Points
 from segkit.slides import open_slide
 from segkit.slides.geojson import Feature, rasterise, read_geojson
 
@@ -73,11 +79,16 @@ class Dataset:
     ignore
         The mask value of pixels that are not labelled.
     values
-        Class index by mask value (labels: 1 stands for every id above 0; geojson: by index).
+        Class index by mask value (labels: 1 stands for every id above 0; geojson, points: by index).
     items
         The images, sorted by name; either all or none have a split.
     notes
         What a user should know: files left out, splits made.
+    points
+        The points of every image by its name, as its file has them: `segkit.data.points.read_points` compares them
+        with the image. Empty unless points are learned from.
+    hard_negatives
+        The labels that occur and count as background, sorted.
     """
 
     root: Path
@@ -88,6 +99,8 @@ class Dataset:
     values: Mapping[int, int]
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
+    points: Mapping[str, Points] = field(default_factory=dict, repr=False, compare=False)
+    hard_negatives: tuple[str, ...] = ()
 
     def of_split(self, split: Split) -> tuple[Item, ...]:
         """Return the images of one split."""
@@ -126,19 +139,27 @@ def survey(config: DataConfig) -> tuple[Dataset | None, list[str]]:
     except ConfigError as error:
         problems += [f"{root / DESCRIPTION_FILE}: {problem}" for problem in error.problems] or [error.message]
     is_described = not problems
-    chosen = config.annotation if config.annotation != AUTO else description.annotation
-    annotation = chosen if chosen != AUTO else find_annotation(root)
+    usual = description.annotation if description.annotation != AUTO else find_annotation(root)
+    annotation = config.annotation if config.annotation != AUTO else usual
     listing = list_files(root, annotation)
     if annotation is None:
         folders = ", ".join(f"{kind}/" for kind in ANNOTATIONS)
-        problems.append(f"{root}: has no annotations. Put one for every image into one of {folders}.")
+        remedy = f"Put one for every image into one of {folders}, or points into {POINT_TABLE}"
+        problems.append(f"{root}: has no annotations. {remedy}.")
         return None, problems + listing.problems
     rows, split_problems = _splits(root, listing)
     ignore = config.ignore if config.ignore is not None else description.ignore
-    # Classes found without a description that cannot be read would be wrong, and be reported as more problems.
-    classes = _classes(annotation, listing, _given_classes(config, description), ignore) if is_described else Classes()
+    found, classes = FoundPoints(), Classes()
+    # What is found without a description that cannot be read would be wrong, and be reported as more problems.
+    if is_described:
+        given = _given_classes(config, description, is_usual=(annotation == "points") == (usual == "points"))
+        if annotation == "points":
+            found = collect_points(listing, None if description.boxes == AUTO else description.boxes)
+            classes = point_classes(found.labels, given, _given_hard_negatives(config, description))
+        else:
+            classes = _classes(annotation, listing, given, ignore)
     mpp, mpp_problems = _mpp(config, description, listing)
-    problems += listing.problems + split_problems + classes.problems + mpp_problems
+    problems += listing.problems + split_problems + found.problems + classes.problems + mpp_problems
     dataset = Dataset(
         root=root,
         annotation=annotation,
@@ -147,7 +168,9 @@ def survey(config: DataConfig) -> tuple[Dataset | None, list[str]]:
         ignore=ignore,
         values=classes.values,
         items=tuple(_item(name, listing, rows) for name in sorted(listing.images)),
-        notes=tuple(listing.notes),
+        notes=(*listing.notes, *found.notes, *classes.notes),
+        points=classify_points(found, classes.labels),
+        hard_negatives=tuple(sorted(label for label, index in classes.labels.items() if index == 0)),
     )
     return dataset, problems
 
@@ -199,8 +222,11 @@ def read_mask(item: Item, dataset: Dataset) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        It is missing or damaged, has another size than the image, or holds values that are no class.
+        It is missing or damaged, has another size than the image, or holds values that are no class; or points are
+        learned from, which are no mask.
     """
+    if dataset.annotation == "points":
+        raise InputError(f"{dataset.root}: points are learned from, and masks are needed. Choose another `annotation`.")
     if item.annotation is None:
         raise InputError(f"{item.image}: has no annotation.")
     height, width = image_size(item)
@@ -259,10 +285,17 @@ def _item(name: str, listing: Listing, rows: Mapping[str, SplitRow]) -> Item:
     return Item(name, listing.images[name], annotation, row.split if row else None, row.group if row else None)
 
 
-def _given_classes(config: DataConfig, description: Description) -> ClassNames:
+def _given_classes(config: DataConfig, description: Description, *, is_usual: bool) -> ClassNames:
+    """Return the classes of the configuration, else of the description, which names those of the usual annotation."""
     if config.classes != AUTO:
         return config.classes
-    return None if description.classes == AUTO else description.classes
+    return None if description.classes == AUTO or not is_usual else description.classes
+
+
+def _given_hard_negatives(config: DataConfig, description: Description) -> list[str] | None:
+    if config.hard_negatives != AUTO:
+        return config.hard_negatives
+    return None if description.hard_negatives == AUTO else description.hard_negatives
 
 
 def _classes(annotation: Annotation, listing: Listing, given: ClassNames, ignore: int | None) -> Classes:

@@ -85,7 +85,7 @@ def read_table(path: Path, *, has_images: bool) -> RawPoints:
         labels=[label for _, _, _, label, _ in found],
         images=[image for image, *_ in found] if has_images else [],
         places=[place for *_, place in found],
-        problems=shorten(path, problems, "rows"),
+        problems=shorten(path, problems, "lines"),
     )
 
 
@@ -121,9 +121,11 @@ def require_small(path: Path) -> None:
 
 
 def shorten(path: Path, problems: Sequence[str], what: str) -> list[str]:
-    """Return at most `MAX_PROBLEMS` problems of a file and a line that counts the rest (`what`: rows, ...)."""
-    rest = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], f"{path}: {rest} more {what} of this kind."] if rest > 0 else list(problems)
+    """Return at most `MAX_PROBLEMS` problems of a file and a line that counts all (`what`: lines, ...)."""
+    if len(problems) <= MAX_PROBLEMS:
+        return list(problems)
+    summary = f"{path}: {what} with something wrong: {len(problems)}, of which the first {MAX_PROBLEMS} are listed."
+    return [*problems[:MAX_PROBLEMS], summary]
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -147,8 +149,6 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 def _find_columns(path: Path, header: Sequence[str], has_images: bool) -> dict[str, int]:
     """Return the place of each column that is there."""
-    if not any(map(str.strip, header)):
-        raise InputError(f"{path}: holds no points, and not even a header with the names of its columns.")
     known = [cell.strip().lower() for cell in header]
     columns = {
         name: next(known.index(alias) for alias in aliases if alias in known)
@@ -156,6 +156,9 @@ def _find_columns(path: Path, header: Sequence[str], has_images: bool) -> dict[s
         if set(aliases) & set(known)
     }
     needed = ("image", "x", "y") if has_images else ("x", "y")
+    if not any(known):
+        remedy = f"Write the names of the columns there: {', '.join(needed)}"
+        raise InputError(f"{path}: holds no points, and its first line is empty. {remedy}.")
     if not set(needed) <= set(columns):
         separated = next((word for sign, word in SEPARATORS.items() if sign in header[0]), None)
         hint = f" Its columns seem to be separated by {separated}: save it with commas." if separated else ""

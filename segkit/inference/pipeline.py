@@ -8,10 +8,10 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +70,24 @@ class Timings:
     pixels_read: int = 0
 
 
-RowsWriter = Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
+Layers = tuple[NDArray[Any], ...]
+"""What a network says of a tile: arrays (h, w) or (h, w, K) of equal h and w."""
+
+
+class TilePredictor(Protocol):
+    """What the pipeline asks of a network."""
+
+    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> Sequence[Layers]:
+        """Return the layers of each image of a batch, cropped to its core."""
+
+
+RowsWriter = Callable[..., None]
+"""Takes the layers of consecutive rows, one array for each layer."""
 
 
 def run_tiles(
     source: PixelSource,
-    predictor: Predictor,
+    predictor: TilePredictor,
     grid: TileGrid,
     *,
     tile_px: int,
@@ -96,7 +108,8 @@ def run_tiles(
     tile_px, batch
         Side of a core, a multiple of the grid's alignment; tiles per pass of the network.
     write_rows
-        Called with `mask` and `foreground`, uint8 (rows, width), for consecutive rows, in one other thread.
+        Called with one array for each layer of the predictor, (rows, width) or (rows, width, K), for consecutive
+        rows of the output, in one other thread.
     on_tile
         Called with (done, total) after each batch.
     """
@@ -105,7 +118,7 @@ def run_tiles(
     tiles = lay_tiles(source.height, source.width, tile_px, grid)
     with _threads(READ_THREADS, "read") as readers, _threads(1, "write") as writer:
         pending_write: Future[None] | None = None
-        band: list[tuple[Tile, Prediction]] = []
+        band: list[tuple[Tile, Layers]] = []
         for group, images in _batches(source, tiles, readers, batch, timings):
             started = time.perf_counter()
             predictions = predictor.predict(images, [grid.crop_in_output(tile.core) for tile in group])
@@ -119,7 +132,7 @@ def run_tiles(
                     if pending_write is not None:
                         pending_write.result()
                     timings.write += time.perf_counter() - started
-                    pending_write = writer.submit(_write_band, band, source.width, write_rows)
+                    pending_write = writer.submit(_write_band, band, grid, source.width, write_rows)
                     band = []
             on_tile(timings.tiles, num_rows * num_columns)
         started = time.perf_counter()
@@ -181,15 +194,14 @@ def _batches(
         yield group, np.stack(images)
 
 
-def _write_band(band: list[tuple[Tile, Prediction]], width: int, write_rows: RowsWriter) -> None:
-    height = band[0][0].core.height
-    mask = np.empty((height, width), np.uint8)
-    foreground = np.empty((height, width), np.uint8)
-    for tile, prediction in band:
-        columns = slice(tile.core.x, tile.core.right)
-        mask[:, columns] = prediction.mask
-        foreground[:, columns] = prediction.foreground
-    write_rows(mask, foreground)
+def _write_band(band: list[tuple[Tile, Layers]], grid: TileGrid, width: int, write_rows: RowsWriter) -> None:
+    height, width = grid.map_size(band[0][0].core.height, width)
+    rows = [np.empty((height, width, *layer.shape[2:]), layer.dtype) for layer in band[0][1]]
+    for tile, layers in band:
+        start = tile.core.x // grid.stride
+        for whole, layer in zip(rows, layers, strict=True):
+            whole[:, start : start + layer.shape[1]] = layer
+    write_rows(*rows)
 
 
 @contextlib.contextmanager

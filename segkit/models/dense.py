@@ -117,7 +117,7 @@ class DenseNetwork(nn.Module):
 
     def _run_head_of_batches(self, x: Tensor) -> Tensor:
         size = max(1, HEAD_VALUES // (self._widest * x.shape[-2] * x.shape[-1]))
-        return torch.cat([self._run_steps(part, 1) for part in x.split(size)])
+        return torch.cat([self._run_steps(part, 1) for part in torch.split(x, size)])
 
     def _run_head_of_rows(self, x: Tensor, dilation: int) -> Tensor:
         overlap = (self._fields[len(self.body)] - 1) * dilation

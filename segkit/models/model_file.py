@@ -3,6 +3,7 @@
 Nothing in a model file can execute code. Its weights are hashed, because safetensors has no checksum of its own.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ import safetensors
 import torch
 from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit import files
-from segkit.config import Section
-from segkit.errors import ModelError
+from segkit.config import Length, Section
+from segkit.errors import ConfigError, ModelError
 from segkit.geometry import TileGrid
+from segkit.models import patch_cnn
+from segkit.models.patch_cnn import PatchCNN
 from segkit.models.receptive_field import tile_grid
 from segkit.models.unet import UNet
 
@@ -38,6 +41,34 @@ class UNetArguments(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
+class PatchCNNArguments(Section):
+    """Likewise for a patch CNN."""
+
+    in_channels: Literal[1, 3]
+    num_classes: Annotated[int, Field(ge=2, le=255)]
+    form: patch_cnn.Form
+    patch_px: Annotated[int, Field(ge=3, le=512)]
+    base_channels: Annotated[int, Field(ge=1, le=1024)]
+    depth: Annotated[int, Field(ge=1, le=7)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class DetectionSpec(Section):
+    """How a patch CNN's probabilities become detections.
+
+    Radii and stride are those it was trained and validated with (see `PointsConfig` and `SlidingWindowConfig`). For
+    each foreground class: `thresholds` is the lowest score of a detection, tuned for F1 on the validation images, and
+    `curves` is the curve that it was chosen from, rows of (threshold, precision, recall, F1).
+    """
+
+    match_radius: Length
+    smooth_radius: Length
+    nms_radius: Length
+    stride: Annotated[int, Field(ge=1, le=64)]
+    thresholds: list[Annotated[float, Field(ge=0, le=1)]]
+    curves: list[list[tuple[float, float, float, float]]] = Field(default_factory=list)
+
+
 class ModelSpec(Section):
     """What a model is, beside its weights.
 
@@ -46,19 +77,27 @@ class ModelSpec(Section):
     """
 
     format: Literal[1] = 1
-    architecture: Literal["unet"] = "unet"
-    arguments: UNetArguments
-    task: Literal["semantic"] = "semantic"
+    architecture: Literal["unet", "patch_cnn"] = "unet"
+    arguments: UNetArguments | PatchCNNArguments
+    task: Literal["semantic", "points"] = "semantic"
     classes: list[str]
     mpp: Annotated[float, Field(gt=0)] | None
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
     receptive_field: int
+    detection: DetectionSpec | None = None
     scores: dict[str, float | None]
     training: dict[str, Any]
 
     @model_validator(mode="after")
-    def _lengths_fit(self) -> Self:
+    def _parts_fit(self) -> Self:
+        finds_points = self.architecture == "patch_cnn"
+        if finds_points != isinstance(self.arguments, PatchCNNArguments):
+            raise ValueError(f"the arguments are not those of {self.architecture}")
+        if finds_points != (self.task == "points") or finds_points != (self.detection is not None):
+            raise ValueError("a patch CNN, points and how they are detected go together")
+        if self.detection is not None and len(self.detection.thresholds) != len(self.classes) - 1:
+            raise ValueError(f"{len(self.detection.thresholds)} thresholds for {len(self.classes) - 1} classes")
         if len(self.classes) != self.arguments.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.arguments.num_classes} outputs")
         if not len(self.mean) == len(self.std) == self.arguments.in_channels:
@@ -70,14 +109,44 @@ class ModelSpec(Section):
 class Model:
     """A network with all that is needed to use it; `sha256` identifies its weights and how they are used."""
 
-    network: UNet
+    network: UNet | PatchCNN
     spec: ModelSpec
-    grid: TileGrid
     path: Path
     sha256: str
 
+    @property
+    def unet(self) -> UNet:
+        """The network, if it is a U-Net.
 
-def save_model(path: Path, network: UNet, spec: ModelSpec) -> None:
+        Raises
+        ------
+        ModelError
+            It is a patch CNN.
+        """
+        if not isinstance(self.network, UNet):
+            raise ModelError(f"{self.path}: is a patch CNN, which finds points. Use it with `segkit sliding-window`.")
+        return self.network
+
+    @property
+    def patch_cnn(self) -> PatchCNN:
+        """The network, if it is a patch CNN.
+
+        Raises
+        ------
+        ModelError
+            It is a U-Net.
+        """
+        if not isinstance(self.network, PatchCNN):
+            raise ModelError(f"{self.path}: is a U-Net, which segments. Use it with `segkit predict`.")
+        return self.network
+
+    @functools.cached_property
+    def grid(self) -> TileGrid:
+        """How the U-Net is tiled exactly."""
+        return tile_grid(self.unet)
+
+
+def save_model(path: Path, network: nn.Module, spec: ModelSpec) -> None:
     """Write a model file, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = {**spec.model_dump(mode="json"), "sha256": _hash_of(weights, spec)}
@@ -122,23 +191,34 @@ def load_model(path: Path) -> Model:
         spec = ModelSpec.model_validate(content)
     except (ValueError, AttributeError, ValidationError) as error:
         raise ModelError(f"{file}: its description cannot be used ({' '.join(str(error).split())[:300]}).") from error
-    network = build_network(spec.arguments)
+    try:
+        network = build_network(spec.arguments)
+    except ConfigError as error:
+        raise ModelError(f"{file}: its description cannot be used ({error}).") from error
     _check_weights(file, network, weights)
     sha256 = _hash_of(weights, spec)
     if sha256 != stated_hash:
         raise ModelError(f"{file}: is damaged or edited (its hash is not the stated one). Train or copy it again.")
     network.load_state_dict(weights, assign=True)
     network.eval()
-    return Model(network, spec, tile_grid(network), file, sha256)
+    return Model(network, spec, file, sha256)
 
 
-def build_network(arguments: UNetArguments, *, device: str = "meta") -> UNet:
-    """Return the network that `arguments` describe; on the `meta` device it takes no memory yet."""
+def build_network(arguments: UNetArguments | PatchCNNArguments, *, device: str = "meta") -> UNet | PatchCNN:
+    """Return the network that `arguments` describe; on the `meta` device it takes no memory yet.
+
+    Raises
+    ------
+    ConfigError
+        The arguments do not go together.
+    """
     with torch.device(device):
-        return UNet(**arguments.model_dump())
+        if isinstance(arguments, UNetArguments):
+            return UNet(**arguments.model_dump())
+        return PatchCNN(**arguments.model_dump())
 
 
-def _check_weights(file: Path, network: UNet, weights: Mapping[str, Tensor]) -> None:
+def _check_weights(file: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     expected = network.state_dict()
     problems = [f"{name}: missing" for name in expected.keys() - weights.keys()]
     problems += [f"{name}: not part of this network" for name in weights.keys() - expected.keys()]

@@ -3,7 +3,10 @@
 Images are uint8 (H, W, 1 or 3) in, uint8 (H, W, 3) RGB out; masks are uint8 (H, W) of class indices, 0 = background.
 """
 
-from enum import IntEnum
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,15 @@ from segkit.masks import IGNORE, colour_of_class
 Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
+
+
+class Marker(Enum):
+    """Shapes of points in pictures: told apart without colours, and open, so that they do not hide what they mark."""
+
+    RING = "ring"
+    CROSS = "cross"
+    SQUARE = "square"
+    DIAMOND = "diamond"
 
 
 class Outcome(IntEnum):
@@ -120,3 +132,45 @@ def _fitted(
         return (width * factor, height * factor), Image.Resampling.NEAREST
     scale = longest_px / longest
     return (max(1, round(width * scale)), max(1, round(height * scale))), down
+
+
+class Marked(NamedTuple):
+    """Points that look alike in a picture; positions float64 (N, 2) y, x, 0.5 is the first pixel's centre."""
+
+    positions: NDArray[np.float64]
+    marker: Marker
+    colour: Colour
+
+
+def draw_markers(image: NDArray[np.uint8], groups: Sequence[Marked], size_px: int) -> NDArray[np.uint8]:
+    """Return an RGB image with markers `size_px` across.
+
+    A white rim shows them on dark and on pale ground. Later ones cover earlier ones, but no rim covers a marker.
+    """
+    picture = Image.fromarray(image)
+    for is_rim in (True, False):
+        for group in groups:
+            opacity = _stamp(group.marker, size_px, is_rim=is_rim)
+            corners = np.floor(group.positions[:, ::-1] - opacity.width / 2 + 0.5).astype(int).tolist()
+            for x, y in corners:
+                picture.paste(WHITE if is_rim else group.colour, (x, y), opacity)
+    return np.asarray(picture)
+
+
+@cache
+def _stamp(marker: Marker, size_px: int, *, is_rim: bool) -> Image.Image:
+    """Return how opaque a marker, or its rim, is in a square of pixels around its centre."""
+    line_px = max(1.5, size_px / 9)
+    reach = (size_px - line_px) / 2
+    rim_px = 0.8 * line_px
+    side = size_px + 2 * int(np.ceil(rim_px))
+    x = np.abs(np.arange(side) - (side - 1) / 2)
+    y = x[:, None]
+    distance = {
+        Marker.RING: np.abs(np.hypot(x, y) - reach),
+        Marker.CROSS: np.hypot(np.maximum((x + y) / np.sqrt(2) - reach, 0), (x - y) / np.sqrt(2)),
+        Marker.SQUARE: np.abs(np.maximum(x, y) - 0.85 * reach),
+        Marker.DIAMOND: np.abs(x + y - 0.8 * reach) / np.sqrt(2),
+    }[marker]
+    inside = line_px / 2 + (rim_px if is_rim else 0) - distance
+    return Image.fromarray((255 * np.clip(inside + 0.5, 0, 1)).round().astype(np.uint8))

@@ -16,26 +16,27 @@ from segkit.masks import colour_of_class
 
 Row = Mapping[str, float | None]
 
-_INK = "#222222"
+INK = "#222222"
 _FONT = "DejaVu Sans"
 _TRAIN, _VAL = "#0072B2", "#D55E00"
-_CLASS_PREFIX = "val_dice/"
 
 
-def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draw losses, validation Dice and learning rate over the epochs, the best epoch marked, as PNG.
+def draw_curves(rows: Sequence[Row], path: Path, *, title: str, metric: str = "dice") -> None:
+    """Draw losses, the validation's score and the learning rate over the epochs, the best epoch marked, as PNG.
 
     Parameters
     ----------
     rows
         Rows of a run's metrics.csv, in order: `epoch`, and as far as there are values `train_loss`, `val_loss`,
-        `val_dice`, `val_dice/NAME` for each foreground class (coloured in the order of the columns) and
+        `val_METRIC`, `val_METRIC/NAME` for each foreground class (coloured in the order of the columns) and
         `learning_rate`. None and values that are not finite leave a gap. The best epoch is the first one with
-        the highest `val_dice`.
+        the highest `val_METRIC`.
     path
         The PNG to write.
     title
         The run's name.
+    metric
+        `dice` or `f1`.
 
     Raises
     ------
@@ -47,32 +48,32 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str) -> None:
     figure = Figure(figsize=(8, 8.5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(figure)
     loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
-    figure.suptitle(_printable(title), parse_math=False, fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(printable(title), parse_math=False, fontsize=12, fontweight="bold", color=INK)
 
     _draw_column(loss, rows, "train_loss", "training", _TRAIN)
     _draw_column(loss, rows, "val_loss", "validation", _VAL)
-    class_columns = [column for column in rows[0] if column.startswith(_CLASS_PREFIX)]
+    class_columns = [column for column in rows[0] if column.startswith(f"val_{metric}/")]
     # With a single class its curve is the mean's.
     for index, column in enumerate(class_columns if len(class_columns) > 1 else [], start=1):
         colour = tuple(channel / 255 for channel in colour_of_class(index))
-        _draw_column(dice, rows, column, column.removeprefix(_CLASS_PREFIX), colour, width=1.4)
-    _draw_column(dice, rows, "val_dice", "mean of the classes", _INK)
-    _draw_column(rate, rows, "learning_rate", "learning rate", _INK)
+        _draw_column(dice, rows, column, column.removeprefix(f"val_{metric}/"), colour, width=1.4)
+    _draw_column(dice, rows, f"val_{metric}", "mean of the classes", INK)
+    _draw_column(rate, rows, "learning_rate", "learning rate", INK)
 
-    best = _best(rows)
+    best = _best(rows, f"val_{metric}")
     if best is not None:
         epoch, value = best
         for axes in (loss, dice, rate):
             axes.axvline(epoch, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        dice.plot(epoch, value, "o", color=_INK, markersize=8, markeredgecolor="white", zorder=5)
-        dice.set_title(f"best: {value:.3f} at epoch {epoch:g}", loc="right", fontsize=10, color=_INK)
+        dice.plot(epoch, value, "o", color=INK, markersize=8, markeredgecolor="white", zorder=5)
+        dice.set_title(f"best: {value:.3f} at epoch {epoch:g}", loc="right", fontsize=10, color=INK)
     loss.set_ylabel("loss")
-    dice.set_ylabel("Dice on validation images")
+    dice.set_ylabel(f"{metric.capitalize()} on validation images")
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (loss, dice, rate):
-        _dress(axes)
+        dress(axes)
     with atomic_path(path) as temporary:
         # No name and version of the software in the file: the same rows give the same bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -94,10 +95,10 @@ def _draw_column(
     # Dots show single values, which a line does not; many of them would hide it.
     marker = "o" if len(rows) <= 40 else None
     (line,) = axes.plot(epochs, values, marker=marker, markersize=3, color=colour, linewidth=width)
-    line.set_label(_printable(label))
+    line.set_label(printable(label))
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
     """Give axes a light grid, no box, and a legend where several lines need one."""
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -110,14 +111,14 @@ def _dress(axes: Axes) -> None:
             text.set_parse_math(False)
 
 
-def _best(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Return the first epoch with the highest validation Dice, and that."""
-    known = [(_finite(row.get("epoch")), _finite(row.get("val_dice"))) for row in rows]
+def _best(rows: Sequence[Row], column: str) -> tuple[float, float] | None:
+    """Return the first epoch with the highest validation score, and that."""
+    known = [(_finite(row.get("epoch")), _finite(row.get(column))) for row in rows]
     finite = [(epoch, value) for epoch, value in known if not math.isnan(value)]
     return max(finite, key=lambda pair: pair[1], default=None)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return text that matplotlib shows as it is: its font's missing characters as boxes, no hidden label."""
     glyphs = get_font(findfont(_FONT))
     shown = "".join(char if glyphs.get_char_index(ord(char)) else "\N{WHITE SQUARE}" for char in text)

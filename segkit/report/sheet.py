@@ -4,7 +4,7 @@ Done with Pillow and not with matplotlib, so that a panel's pixels arrive unchan
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segkit.files import atomic_path
-from segkit.report.colouring import Colour
+from segkit.report.colouring import Colour, Marked, Marker, draw_markers
 
 _INK: Colour = (34, 34, 34)
 _SHEET: Colour = (255, 255, 255)
@@ -32,10 +32,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """What a colour means; with no colour, words between the others."""
+    """What a colour means, or a marker of that colour; with no colour, words between the others."""
 
     label: str
     colour: Colour | None = None
+    marker: Marker | None = None
 
 
 def compose(
@@ -82,7 +83,7 @@ def compose(
             x += column_width + _GAP_PX
         y += caption_px + row_height + _GAP_PX
     for line in lines:
-        _draw_legend_line(draw, line, font, y)
+        _draw_legend_line(sheet, line, font, y)
         y += line_px
     return np.asarray(sheet)
 
@@ -156,7 +157,7 @@ def _break_legend(
     lines: list[list[LegendEntry]] = []
     room = 0
     for entry in legend:
-        short = LegendEntry(shorten(entry.label, font, width_px - 3 * round(font.size)), entry.colour)
+        short = replace(entry, label=shorten(entry.label, font, width_px - 3 * round(font.size)))
         needed = _entry_px(short, font)
         if needed > room:
             lines.append([])
@@ -166,12 +167,19 @@ def _break_legend(
     return lines
 
 
-def _draw_legend_line(
-    draw: ImageDraw.ImageDraw, entries: Sequence[LegendEntry], font: ImageFont.FreeTypeFont, y: int
-) -> None:
+def _draw_legend_line(sheet: Image.Image, entries: Sequence[LegendEntry], font: ImageFont.FreeTypeFont, y: int) -> None:
+    draw = ImageDraw.Draw(sheet)
     x, side = _GAP_PX, round(font.size)
     for entry in entries:
         if entry.colour is not None:
-            draw.rectangle((x, y + side // 6, x + side - 1, y + side // 6 + side - 1), entry.colour)
+            sheet.paste(Image.fromarray(_swatch(entry.colour, entry.marker, side)), (x, y + side // 6))
         draw.text((x + _swatch_px(entry, font), y), entry.label, _INK, font)
         x += _entry_px(entry, font)
+
+
+def _swatch(colour: Colour, marker: Marker | None, side: int) -> NDArray[np.uint8]:
+    """Return a square of a colour, or with a marker of it."""
+    if marker is None:
+        return np.full((side, side, 3), colour, np.uint8)
+    blank = np.full((side, side, 3), _SHEET, np.uint8)
+    return draw_markers(blank, [Marked(np.array([[side / 2, side / 2]]), marker, colour)], side)

@@ -16,16 +16,13 @@ from torch import Tensor, nn
 
 from segkit import files
 from segkit.errors import DivergedError, ModelError
-from segkit.inference.network import Predictor
 from segkit.models.inference_form import Precision
 from segkit.models.model_file import MODEL_NAME, ModelSpec, save_model
-from segkit.models.receptive_field import tile_grid
-from segkit.models.unet import UNet
 from segkit.training import checkpoint
 from segkit.training.losses import Loss
 from segkit.training.optimisation import Schedule, build_optimiser, rate_at
 from segkit.training.samples import Batch, Samples, open_batches
-from segkit.training.validation import LabelledImage, Validation, validate
+from segkit.training.validation import Validation
 
 Row = Mapping[str, float | None]
 OnEpoch = Callable[[Row, Validation, bool], None]
@@ -48,31 +45,32 @@ class FitSettings:
     workers: int
     device: torch.device
     precision: Precision
+    metric: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """How a training ended: the best epoch (counted from 1) with its score and Dice by class."""
+    """How a training ended: the best epoch (counted from 1) with its score, in all and by class."""
 
     best_epoch: int
     score: float
-    dice: Mapping[str, float | None]
+    by_class: Mapping[str, float | None]
     history: Sequence[Row]
 
 
 def fit(
-    network: UNet,
+    network: nn.Module,
     spec: ModelSpec,
     settings: FitSettings,
     *,
     loss: Loss,
     samples: Samples,
-    validation_images: Sequence[LabelledImage],
+    validate: Callable[[], Validation],
     validation_patches: Batch,
     run: Path,
     resume: bool,
+    until: int | None = None,
     on_step: OnStep,
-    on_validated: Callable[[int, int], None],
     on_epoch: OnEpoch,
     on_note: Callable[[str], None],
 ) -> FitResult:
@@ -88,16 +86,17 @@ def fit(
         (logits, target) -> scalar.
     samples
         Augmented training patches.
-    validation_images
-        Whole images, on which the best epoch is chosen.
+    validate
+        Measures the network (which is in evaluation mode) on whole images; the best epoch is chosen by its score.
     validation_patches
         A fixed set of patches for the validation loss.
     resume
         Continue from the newest valid checkpoint of `run`.
-    on_step, on_validated, on_epoch, on_note
-        Called after each step with (step, steps, numbers), after each validation image with (images done, images),
-        after each epoch with (its row of metrics.csv, its validation, whether it is the best so far), and with
-        remarks for the user.
+    until
+        Stop after so many epochs, as if the run had been stopped there: the schedule is that of all epochs.
+    on_step, on_epoch, on_note
+        Called after each step with (step, steps, numbers), after each epoch with (its row of metrics.csv, its
+        validation, whether it is the best so far), and with remarks for the user.
 
     Raises
     ------
@@ -108,11 +107,11 @@ def fit(
     ResourceError
         Memory or disk ran out.
     """
-    grid = tile_grid(network)
     network = network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = build_optimiser(network, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     normalise = Normalise(spec).to(settings.device)
     steps = settings.epochs * settings.steps_per_epoch
+    last_epoch = settings.epochs if until is None else min(until, settings.epochs)
     history: list[Row] = []
     if resume:
         history = _restore(run, network, optimiser, on_note)
@@ -123,12 +122,12 @@ def fit(
     with open_batches(
         samples,
         first_step=first_epoch * settings.steps_per_epoch,
-        last_step=steps,
+        last_step=last_epoch * settings.steps_per_epoch,
         batch=settings.batch,
         workers=settings.workers,
         pin_memory=settings.device.type == "cuda",
     ) as batches:
-        for epoch in range(first_epoch, settings.epochs):
+        for epoch in range(first_epoch, last_epoch):
             started = time.perf_counter()
             waited = 0.0
             losses: list[float] = []
@@ -160,9 +159,8 @@ def fit(
             with torch.inference_mode():
                 val_loss = _loss_of(network, validation_patches, loss, normalise, settings).item()
             _require_finite("validation loss", val_loss, step, rate)
-            predictor = Predictor(network, spec, device=settings.device, precision=settings.precision, dihedral=False)
-            validation = validate(validation_images, predictor, grid, on_image=on_validated)
-            best_before = max((_score_of(row) for row in history), default=-1.0)
+            validation = validate()
+            best_before = max((_score_of(row, settings.metric) for row in history), default=-1.0)
             history.append(
                 {
                     "epoch": epoch + 1,
@@ -170,8 +168,7 @@ def fit(
                     "learning_rate": rate,
                     "train_loss": sum(losses) / len(losses),
                     "val_loss": val_loss,
-                    "val_dice": validation.score,
-                    **{f"val_dice/{name}": value for name, value in validation.dice.items()},
+                    **_by_class(f"val_{settings.metric}", validation),
                     "seconds": time.perf_counter() - started,
                     "data_wait_share": waited / trained,
                 }
@@ -179,8 +176,9 @@ def fit(
             is_best = validation.score > best_before
             if is_best:
                 scored = {
-                    "scores": {"dice": validation.score, **{f"dice/{k}": v for k, v in validation.dice.items()}},
+                    "scores": _by_class(settings.metric, validation),
                     "training": {**spec.training, "best_epoch": epoch + 1},
+                    **validation.changes,
                 }
                 save_model(run / MODEL_NAME, network, spec.model_copy(update=scored))
             on_epoch(history[-1], validation, is_best)
@@ -188,17 +186,21 @@ def fit(
             # Last, so that a checkpoint never claims an epoch whose model or metrics are not on disk.
             _save(run, network, optimiser, history)
 
-    best = max(range(len(history)), key=lambda epoch: _score_of(history[epoch]))
+    best = max(range(len(history)), key=lambda epoch: _score_of(history[epoch], settings.metric))
     return FitResult(
         best_epoch=best + 1,
-        score=_score_of(history[best]),
-        dice={name: history[best][f"val_dice/{name}"] for name in spec.classes[1:]},
+        score=_score_of(history[best], settings.metric),
+        by_class={name: history[best][f"val_{settings.metric}/{name}"] for name in spec.classes[1:]},
         history=history,
     )
 
 
-def _score_of(row: Row) -> float:
-    score = row["val_dice"]
+def _by_class(metric: str, validation: Validation) -> dict[str, float | None]:
+    return {metric: validation.score, **{f"{metric}/{name}": value for name, value in validation.by_class.items()}}
+
+
+def _score_of(row: Row, metric: str) -> float:
+    score = row[f"val_{metric}"]
     return -1.0 if score is None else score
 
 
@@ -216,7 +218,7 @@ class Normalise(nn.Module):
         return normalised.contiguous(memory_format=torch.channels_last)
 
 
-def _loss_of(network: UNet, batch: Batch, loss: Loss, normalise: Normalise, settings: FitSettings) -> Tensor:
+def _loss_of(network: nn.Module, batch: Batch, loss: Loss, normalise: Normalise, settings: FitSettings) -> Tensor:
     images = normalise(batch.images.to(settings.device, non_blocking=True))
     masks = batch.masks.to(settings.device, non_blocking=True)
     with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
@@ -227,7 +229,7 @@ def _loss_of(network: UNet, batch: Batch, loss: Loss, normalise: Normalise, sett
     return loss(logits, masks[:, middle, middle])
 
 
-def _save(run: Path, network: UNet, optimiser: torch.optim.Optimizer, history: Sequence[Row]) -> None:
+def _save(run: Path, network: nn.Module, optimiser: torch.optim.Optimizer, history: Sequence[Row]) -> None:
     checkpoint.save_checkpoint(
         run / "checkpoints",
         len(history),
@@ -240,7 +242,9 @@ def _save(run: Path, network: UNet, optimiser: torch.optim.Optimizer, history: S
     )
 
 
-def _restore(run: Path, network: UNet, optimiser: torch.optim.Optimizer, on_note: Callable[[str], None]) -> list[Row]:
+def _restore(
+    run: Path, network: nn.Module, optimiser: torch.optim.Optimizer, on_note: Callable[[str], None]
+) -> list[Row]:
     path, state, damaged = checkpoint.load_newest(run / "checkpoints")
     for note in damaged:
         on_note(f"passed over: {note}")

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Augmenter
-from segkit.data.sampling import PatchSource, sample_rng
+from segkit.data.sampling import sample_rng
 from segkit.errors import ResourceError
 
 
@@ -23,10 +23,17 @@ class Batch(NamedTuple):
     masks: Tensor
 
 
+class Source(Protocol):
+    """Where patches come from: `PatchSource` for masks, `PointSource` for points."""
+
+    def draw(self, rng: np.random.Generator, context_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return image (H, W, C) and mask (H, W), uint8, of `context_px` pixels around a drawn patch."""
+
+
 class Samples(Dataset[tuple[Tensor, Tensor]]):
     """Augmented patches, indexed by (step, number in the batch)."""
 
-    def __init__(self, source: PatchSource, augmenter: Augmenter, seed: int) -> None:
+    def __init__(self, source: Source, augmenter: Augmenter, seed: int) -> None:
         self._source = source
         self._augmenter = augmenter
         self._seed = seed

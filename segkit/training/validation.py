@@ -1,7 +1,8 @@
 """Validation on whole images, with the same tiles as a prediction."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +22,35 @@ class LabelledImage(NamedTuple):
     mask: NDArray[np.uint8]
 
 
-class Validation(NamedTuple):
-    """Scores over a set of images.
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a network is worth on whole images.
 
-    `score` is the mean of the foreground classes' Dice, each pooled over all images; `dice` has each class, None
-    where it is undefined (the class is nowhere, neither true nor predicted); `per_image` is the mean of the
-    foreground classes' Dice in each image; `masks` are the predictions.
+    `score` is what the best epoch is chosen by; `by_class` has each foreground class, None where it is undefined;
+    `changes` are fields of the model's description that were found on the way, such as tuned thresholds.
     """
 
     score: float
-    dice: Mapping[str, float | None]
+    by_class: Mapping[str, float | None]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelValidation(Validation):
+    """Dice over a set of images.
+
+    `score` is the mean of the foreground classes' Dice, each pooled over all images (undefined: the class is
+    nowhere, neither true nor predicted); `per_image` is the mean of the foreground classes' Dice in each image; `masks`
+    are the predictions.
+    """
+
     per_image: list[float | None]
     masks: list[NDArray[np.uint8]]
 
 
-def validate(
+def validate_pixels(
     images: Sequence[LabelledImage], predictor: Predictor, grid: TileGrid, *, on_image: Callable[[int, int], None]
-) -> Validation:
+) -> PixelValidation:
     """Predict whole images and score them; classes that are in no image and no prediction do not count.
 
     `on_image` is called after each image with (images done, images).
@@ -50,10 +63,10 @@ def validate(
     confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
     pooled = dice(confusions.sum(axis=0))
     score = mean_over_foreground(pooled).item()
-    return Validation(
+    return PixelValidation(
         # Without any foreground, true or predicted, the images say nothing about the model.
         score=0.0 if np.isnan(score) else score,
-        dice={
+        by_class={
             name: None if np.isnan(value) else float(value) for name, value in zip(classes[1:], pooled[1:], strict=True)
         },
         per_image=[dice_of_image(one) for one in confusions],

@@ -108,7 +108,7 @@ def build_predictor(model: Model, config: PredictConfig) -> Predictor:
     """Return the model's network on the configured device, in the configured number format."""
     device = resolve_device(config.compute.device)
     return Predictor(
-        model.network,
+        model.unet,
         model.spec,
         device=device,
         precision=resolve_precision(config.compute.precision, device),

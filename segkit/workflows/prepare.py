@@ -1,45 +1,50 @@
 """What comes before training: the data read and checked, every `auto` of the configuration computed from them."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.config import AUTO, Auto, TrainConfig
-from segkit.data.augment import resolve_augment
+from segkit.config import TrainConfig
 from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mask
+from segkit.data.points import read_points
 from segkit.data.splits import assign_splits
 from segkit.errors import InputError
 from segkit.geometry import TileGrid
 from segkit.inference.pipeline import with_channels
-from segkit.models.inference_form import resolve_device, resolve_precision
+from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress
+from segkit.workflows.resolve import resolve_for_masks, resolve_for_points
 
-T = TypeVar("T")
+LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(Generic[LabelledT]):
     """A resolved configuration with the images it speaks of."""
 
     config: TrainConfig
     dataset: Dataset
-    train: list[LabelledImage]
-    val: list[LabelledImage]
+    train: list[LabelledT]
+    val: list[LabelledT]
 
 
-def prepare(config: TrainConfig, *, on_progress: OnProgress, on_note: OnNote) -> Prepared:
+def prepare(
+    config: TrainConfig, *, on_progress: OnProgress, on_note: OnNote
+) -> Prepared[LabelledImage] | Prepared[LabelledPoints]:
     """Read the data that a configuration speaks of, and compute all its `auto` values.
 
     Raises
     ------
     InputError
         The folder has problems, all of which are listed.
+    ConfigError
+        Settings do not go together, or not with the annotation.
     """
     dataset = assign_splits(
         load_dataset(config.data),
@@ -49,90 +54,61 @@ def prepare(config: TrainConfig, *, on_progress: OnProgress, on_note: OnNote) ->
     )
     for text in dataset.notes:
         on_note(text)
-    wanted = [*dataset.of_split("train"), *dataset.of_split("val")]
-    labelled = _read_all(wanted, dataset, on_progress)
-    num_train = len(dataset.of_split("train"))
-    train_images, val_images = labelled[:num_train], labelled[num_train:]
-    resolved, notes = _resolve(config, dataset, train_images)
+    if dataset.annotation == "points":
+        train_points, val_points = _read(dataset, _read_points, on_progress)
+        resolved, notes = resolve_for_points(config, dataset, train_points)
+        for text in notes:
+            on_note(text)
+        return Prepared(config=resolved, dataset=dataset, train=train_points, val=val_points)
+    train_masks, val_masks = _read(dataset, _read_mask, on_progress)
+    resolved, notes = resolve_for_masks(config, dataset, train_masks)
     for text in notes:
         on_note(text)
-    return Prepared(config=resolved, dataset=dataset, train=train_images, val=val_images)
+    return Prepared(config=resolved, dataset=dataset, train=train_masks, val=val_masks)
 
 
 def input_px(config: TrainConfig, grid: TileGrid) -> int:
-    """Return the side of the patches that the network is fed: `patches.size_px` of output and what it loses."""
+    """Return the side of the patches that a U-Net is fed: `patches.size_px` of output and what it loses."""
     return grid.legal_size(int(config.patches.size_px) + 2 * grid.margin)
 
 
-def _read_all(items: Sequence[Item], dataset: Dataset, on_progress: OnProgress) -> list[LabelledImage]:
-    def read(item: Item) -> LabelledImage | str:
+def _read_mask(item: Item, dataset: Dataset) -> LabelledImage:
+    return LabelledImage(item.name, read_image(item), read_mask(item, dataset))
+
+
+def _read_points(item: Item, dataset: Dataset) -> LabelledPoints:
+    image = read_image(item)
+    return LabelledPoints(item.name, image, read_points(item, dataset, *image.shape[:2]))
+
+
+def _read(
+    dataset: Dataset, read: Callable[[Item, Dataset], LabelledT], on_progress: OnProgress
+) -> tuple[list[LabelledT], list[LabelledT]]:
+    """Read the images of training and validation, with what is known of them."""
+
+    def attempt(item: Item) -> LabelledT | str:
         try:
-            return LabelledImage(item.name, read_image(item), read_mask(item, dataset))
+            return read(item, dataset)
         except InputError as error:
             return str(error)
 
-    found: list[LabelledImage | str] = []
+    items = [*dataset.of_split("train"), *dataset.of_split("val")]
+    labelled: list[LabelledT] = []
+    problems: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for one in threads.map(read, items):
-            found.append(one)
-            on_progress("read images", len(found), len(items), {})
-    labelled = [one for one in found if isinstance(one, LabelledImage)]
-    problems = [one for one in found if isinstance(one, str)]
+        for number, one in enumerate(threads.map(attempt, items), start=1):
+            if isinstance(one, str):
+                problems.append(one)
+            else:
+                labelled.append(one)
+            on_progress("read images", number, len(items), {})
     if problems:
         raise InputError(f"{dataset.root}: cannot be trained on. `segkit check` tells more.", problems)
     # Colour and grey images together: all become colour, as `segkit check` says.
     channels = max(one.image.shape[2] for one in labelled)
-    return [one._replace(image=with_channels(one.image, channels)) for one in labelled]
-
-
-def _resolve(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledImage]) -> tuple[TrainConfig, list[str]]:
-    """Return the configuration without `auto`, and a line for each value that was computed."""
-    device = resolve_device(config.compute.device)
-    depth = config.model.depth
-    smallest = min(min(one.image.shape[:2]) for one in images)
-    size_px = _given_or(config.patches.size_px, max(2**depth, min(256, smallest) // 2**depth * 2**depth))
-    area = sum(one.image.shape[0] * one.image.shape[1] for one in images)
-    steps = _given_or(config.steps_per_epoch, max(20, round(area / (size_px**2 * config.patches.batch))))
-    paper = config.model.form == "paper"
-    chosen = {
-        # Class names stay as they were given: a list of names would not say which mask values they stand for.
-        "data": {"annotation": dataset.annotation, "mpp": dataset.mpp or AUTO},
-        "model": {
-            "base_channels": _given_or(config.model.base_channels, 64 if paper else 32),
-            "dropout": _given_or(config.model.dropout, 0.5 if paper else 0.0),
-        },
-        "patches": {"size_px": size_px},
-        "augment": resolve_augment(config.augment, images[0].image.shape[2]).model_dump(),
-        "optimiser": {
-            "warmup_steps": _given_or(config.optimiser.warmup_steps, min(200, round(0.05 * steps * config.epochs))),
-        },
-        "compute": {"device": str(device), "precision": resolve_precision(config.compute.precision, device)},
-        "steps_per_epoch": steps,
-        "workers": _given_or(config.workers, 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) - 1)),
-    }
-    before = config.model_dump()
-    merged = {key: {**before[key], **value} if isinstance(value, dict) else value for key, value in chosen.items()}
-    resolved = TrainConfig.model_validate({**before, **merged})
-    notes = [f"automatic: {key} = {value}" for key, value in differences(config, resolved).items()]
-    return resolved, notes
-
-
-def _given_or(value: T | Auto, automatic: T) -> T:
-    return automatic if value == AUTO else value
-
-
-def differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
-    """Return the settings of `after` that are not those of `before`, by dotted key."""
-    known = dict(_flat(before.model_dump()))
-    return {key: value for key, value in _flat(after.model_dump()) if value != known[key]}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    labelled = [one._replace(image=with_channels(one.image, channels)) for one in labelled]
+    num_train = len(dataset.of_split("train"))
+    return labelled[:num_train], labelled[num_train:]
 
 
 def channel_statistics(images: Sequence[NDArray[np.uint8]]) -> tuple[list[float], list[float]]:

@@ -1,49 +1,54 @@
 """From a folder of labelled images to a run folder with a model."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from segkit import files
 from segkit.config import TrainConfig, build_config, write_yaml
-from segkit.data.augment import Augmenter
-from segkit.data.layout import Dataset, shorten
-from segkit.data.sampling import PatchSource, cut_mirrored, sample_rng
+from segkit.data.layout import shorten
 from segkit.data.splits import SPLIT_COLUMNS, split_rows
 from segkit.errors import InputError, UsageError
-from segkit.geometry import Box
-from segkit.models.inference_form import resolve_device
-from segkit.models.model_file import MODEL_NAME, ModelSpec, UNetArguments, build_network, load_model
-from segkit.models.receptive_field import tile_grid, verified_reach
+from segkit.models.model_file import MODEL_NAME, load_model
+from segkit.models.patch_cnn import PatchCNN
+from segkit.models.unet import UNet
 from segkit.report.curves import draw_curves
-from segkit.report.figures import Case, draw_kernels, draw_patches, draw_validation
+from segkit.report.figures import draw_kernels
 from segkit.training.checkpoint import load_newest
-from segkit.training.fit import FitResult, FitSettings, Row, fit
+from segkit.training.fit import FitResult, Row, fit
 from segkit.training.losses import loss_function
-from segkit.training.samples import Batch, Samples
-from segkit.training.validation import Validation
+from segkit.training.point_validation import LabelledPoints
+from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.prepare import Prepared, channel_statistics, differences, input_px, prepare
+from segkit.workflows.mask_task import MaskTask
+from segkit.workflows.point_task import PointTask
+from segkit.workflows.prepare import Prepared, prepare
+from segkit.workflows.resolve import differences
+from segkit.workflows.settings import fit_settings
+from segkit.workflows.task import Task
 
-VALIDATION_PATCHES = 16
-PREVIEW_SAMPLES = 4
 FIGURES = "figures"
+METRIC_NAMES = {"dice": "Dice", "f1": "F1"}
+AnyPrepared = Prepared[LabelledImage] | Prepared[LabelledPoints]
 MAY_CHANGE = frozenset({"epochs", "workers", "data.dir", "compute.device"})
 """Settings of a resumed run that may be others than those it was begun with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training left: the run folder, the model (best epoch, counted from 1), its validation Dice."""
+    """What a training left: the run folder, the model (best epoch, counted from 1), its score in validation.
+
+    `metric` is dice or f1, `scores` holds it for each class, `score` is their mean.
+    """
 
     run: Path
     model: Path
     best_epoch: int
+    metric: str
     score: float
     scores: Mapping[str, float | None]
     seconds: float
@@ -103,63 +108,52 @@ def train(
         files.write_csv(run / runs.SPLITS, split_rows(dataset), SPLIT_COLUMNS)
         files.write_text(run / runs.CONFIG, write_yaml(config))
         torch.manual_seed(config.seed)
-        arguments = _unet_arguments(config, prepared)
-        network = build_network(arguments, device="cpu")
-        spec = _model_spec(config, prepared, arguments, verified_reach(network, arguments.in_channels).field)
-        samples = Samples(
-            PatchSource(
-                [one.image for one in prepared.train],
-                [one.mask for one in prepared.train],
-                patch_px=input_px(config, tile_grid(network)),
-                balanced=config.patches.balanced,
-                num_classes=len(dataset.classes),
-            ),
-            Augmenter(config.augment, input_px(config, tile_grid(network))),
-            config.seed,
-        )
+        task = _build_task(prepared, on_progress, note)
         figures = run / FIGURES
-        _draw_first_batch(samples, config.patches.batch, dataset, figures / "first_batch.png")
-        draw_kernels_of = _kernels_drawer(figures / "kernels.png")
 
         def on_epoch(row: Row, validation: Validation, is_best: bool) -> None:
             note(
                 f"epoch {row['epoch']}/{config.epochs}: training loss {row['train_loss']:.4f}, validation loss "
-                f"{row['val_loss']:.4f}, mean Dice {validation.score:.4f}{' (best so far)' if is_best else ''}"
+                f"{row['val_loss']:.4f}, mean {METRIC_NAMES[task.metric]} {validation.score:.4f}"
+                f"{' (best so far)' if is_best else ''}"
             )
-            if not is_best:
-                return
-            cases = [
-                Case(one.name, one.image, one.mask, mask, score)
-                for one, mask, score in zip(prepared.val, validation.masks, validation.per_image, strict=True)
-            ]
-            draw_validation(cases, dataset.classes, figures / "validation.png")
-            draw_kernels_of(network)
+            if is_best:
+                task.draw_validation(validation, figures / "validation.png")
+                _draw_first_layer(task.network, figures / "kernels.png")
 
-        result = fit(
-            network,
-            spec,
-            _fit_settings(config),
-            loss=loss_function(config.loss),
-            samples=samples,
-            validation_images=prepared.val,
-            validation_patches=_validation_patches(prepared, input_px(config, tile_grid(network))),
-            run=run,
-            resume=resume is not None,
-            on_step=lambda done, total, info: on_progress("train", done, total, info),
-            on_validated=lambda done, total: on_progress("validate", done, total, {}),
-            on_epoch=on_epoch,
-            on_note=note,
-        )
-        draw_curves(result.history, figures / "curves.png", title=run.name)
+        trained = 0 if resume is None else len(load_newest(run / runs.CHECKPOINTS)[1]["history"])
+        for number, until in enumerate(task.round_ends()):
+            if number and trained > until:
+                continue
+            samples = task.samples_of_round(number, run)
+            if number == 0:
+                task.draw_first_batch(samples, figures / "first_batch.png")
+            result = fit(
+                task.network,
+                task.spec,
+                fit_settings(config, task.metric),
+                loss=loss_function("cross_entropy" if config.loss == "cross_entropy" else "dice_cross_entropy"),
+                samples=samples,
+                validate=task.validate,
+                validation_patches=task.validation_patches,
+                run=run,
+                resume=resume is not None or number > 0,
+                until=until,
+                on_step=lambda done, total, info: on_progress("train", done, total, info),
+                on_epoch=on_epoch,
+                on_note=note if number == 0 else quiet_note,
+            )
+        draw_curves(result.history, figures / "curves.png", title=run.name, metric=task.metric)
         seconds = time.perf_counter() - started
-        _write_record(run, prepared, result, seconds)
+        _write_record(run, prepared, task, result, seconds)
         runs.point_latest_to(run)
     return TrainResult(
         run=run,
         model=run / MODEL_NAME,
         best_epoch=result.best_epoch,
         score=result.score,
-        scores=result.dice,
+        metric=task.metric,
+        scores=result.by_class,
         seconds=seconds,
         figures=sorted(figures.glob("*.png")),
     )
@@ -174,14 +168,15 @@ def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
         run=run,
         model=run / MODEL_NAME,
         best_epoch=record["best_epoch"],
-        score=record["scores"]["dice"],
-        scores={name: record["scores"][f"dice/{name}"] for name in record["classes"][1:]},
+        metric=(metric := record["metric"]),
+        score=record["scores"][metric],
+        scores={name: record["scores"][f"{metric}/{name}"] for name in record["classes"][1:]},
         seconds=record["seconds"],
         figures=sorted((run / FIGURES).glob("*.png")),
     )
 
 
-def _require_same_training(run: Path, prepared: Prepared, note: OnNote) -> None:
+def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> None:
     """Let a resumed run go on only as it was begun; say what has changed and may.
 
     Raises
@@ -221,99 +216,33 @@ def _require_same_training(run: Path, prepared: Prepared, note: OnNote) -> None:
         note("the learning rate falls over all epochs: the run will differ from one that had as many from the start")
 
 
-def _unet_arguments(config: TrainConfig, prepared: Prepared) -> UNetArguments:
-    return UNetArguments.model_validate(
-        {
-            "in_channels": prepared.train[0].image.shape[2],
-            "num_classes": len(prepared.dataset.classes),
-            "base_channels": config.model.base_channels,
-            "depth": config.model.depth,
-            "form": config.model.form,
-            "dropout": config.model.dropout,
-        }
-    )
+def _build_task(prepared: AnyPrepared, on_progress: OnProgress, on_note: OnNote) -> Task:
+    if isinstance(prepared.train[0], LabelledPoints):
+        return PointTask(prepared, on_progress, on_note)
+    return MaskTask(prepared, on_progress)
 
 
-def _model_spec(config: TrainConfig, prepared: Prepared, arguments: UNetArguments, field: int) -> ModelSpec:
-    mean, std = channel_statistics([one.image for one in prepared.train])
-    return ModelSpec(
-        arguments=arguments,
-        classes=list(prepared.dataset.classes),
-        mpp=prepared.dataset.mpp,
-        mean=mean,
-        std=std,
-        receptive_field=field,
-        scores={},
-        training={
-            "data": config.data.dir.resolve().name,
-            "annotation": prepared.dataset.annotation,
-            "ignore": prepared.dataset.ignore,
-            "num_train": len(prepared.train),
-            "num_val": len(prepared.val),
-            "epochs": config.epochs,
-            "seed": config.seed,
-            "started": runs.now(),
-            "versions": runs.versions(),
-        },
-    )
+def _draw_first_layer(network: UNet | PatchCNN, path: Path) -> None:
+    """Draw what the first layer's units look for; where it is a linear one, its weights lie on the patch."""
+    weights = next(network.parameters()).detach().float().cpu()
+    if weights.ndim == 2 and isinstance(network, PatchCNN):
+        weights = weights.reshape(len(weights), -1, network.patch_px, network.patch_px)
+    draw_kernels(weights.numpy(), path)
 
 
-def _fit_settings(config: TrainConfig) -> FitSettings:
-    return FitSettings(
-        epochs=config.epochs,
-        steps_per_epoch=int(config.steps_per_epoch),
-        batch=config.patches.batch,
-        learning_rate=config.optimiser.learning_rate,
-        weight_decay=config.optimiser.weight_decay,
-        warmup_steps=int(config.optimiser.warmup_steps),
-        schedule=config.optimiser.schedule,
-        clip_norm=config.optimiser.clip_norm,
-        seed=config.seed,
-        workers=int(config.workers),
-        device=resolve_device(config.compute.device),
-        precision="bfloat16" if config.compute.precision == "bfloat16" else "float32",
-    )
-
-
-def _validation_patches(prepared: Prepared, side: int) -> Batch:
-    """Cut a fixed set of patches, spread over the validation images, for the validation loss."""
-    images, masks = [], []
-    for number in range(VALIDATION_PATCHES):
-        one = prepared.val[number % len(prepared.val)]
-        rng = sample_rng(0, 0, number)
-        y, x = (int(rng.integers(max(1, size - side + 1))) for size in one.mask.shape)
-        box = Box(y, x, side, side)
-        images.append(cut_mirrored(one.image, box).transpose(2, 0, 1))
-        masks.append(cut_mirrored(one.mask, box))
-    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)))
-
-
-def _draw_first_batch(samples: Samples, batch: int, dataset: Dataset, path: Path) -> None:
-    drawn = [samples.draw(0, number) for number in range(min(batch, 8))]
-    draw_patches(
-        [image for image, _ in drawn], [mask for _, mask in drawn], dataset.classes, path, columns=PREVIEW_SAMPLES,
-        title="First training batch",
-    )  # fmt: skip
-
-
-def _kernels_drawer(path: Path) -> Callable[[torch.nn.Module], None]:
-    def draw(network: torch.nn.Module) -> None:
-        draw_kernels(next(network.parameters()).detach().float().cpu().numpy(), path)
-
-    return draw
-
-
-def _write_record(run: Path, prepared: Prepared, result: FitResult, seconds: float) -> None:
+def _write_record(run: Path, prepared: AnyPrepared, task: Task, result: FitResult, seconds: float) -> None:
+    metric = task.metric
     files.write_json(
         run / runs.RECORD,
         {
             "command": "train",
             "data": str(prepared.config.data.dir.resolve()),
-            "task": "semantic",
+            "task": task.spec.task,
             "classes": list(prepared.dataset.classes),
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,
-            "scores": {"dice": result.score, **{f"dice/{name}": value for name, value in result.dice.items()}},
+            "metric": metric,
+            "scores": {metric: result.score, **{f"{metric}/{name}": value for name, value in result.by_class.items()}},
             "model": {"file": MODEL_NAME, "sha256": load_model(run).sha256},
             "seconds": round(seconds, 1),
             "peak_memory_bytes": runs.peak_memory_bytes(),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 from data_pictures import save
+from typer.testing import CliRunner
 
+from segkit.cli.app import app
 from segkit.config import DataConfig
 from segkit.data.check import CheckReport, check_dataset
 from segkit.errors import InputError
@@ -140,6 +142,103 @@ def test_a_scale_that_contradicts_the_description_is_a_warning(tmp_path: Path) -
     save(tmp_path / "masks/a.png", MASK)
     (tmp_path / "dataset.yaml").write_text("mpp: 0.25")
     assert any("says 0.5 um per pixel, and the data set 0.25" in warning for warning in check(tmp_path).warnings)
+
+
+# Points
+
+
+@pytest.fixture
+def make_points(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a folder with three images of 280 x 300 pixels and points.csv."""
+
+    def make(rows: str, splits: str | None = None) -> Path:
+        for number, name in enumerate("abc"):
+            rng = np.random.default_rng(number)
+            save(tmp_path / "images" / f"{name}.png", rng.integers(0, 256, (300, 280, 3), dtype=np.uint8))
+        (tmp_path / "points.csv").write_text(f"image,x,y,label\n{rows}")
+        if splits is not None:
+            (tmp_path / "splits.csv").write_text(f"image,split\n{splits}")
+        return tmp_path
+
+    return make
+
+
+def test_points_are_counted_by_class_and_split(make_points: MakeData) -> None:
+    rows = "a,1,1,mitosis\na,280,300,mitosis\na,9,9,look alike\nb,1,1,other\nb,2,2,look alike\nb,3,3,mitosis\n"
+    report = check(make_points(rows, "a,train\nb,val\nc,val\n"))
+    assert report.problems == []
+    facts = report.facts
+    assert facts is not None
+    assert (facts.annotation, facts.classes) == ("points", ("background", "mitosis", "other"))
+    assert (facts.num_images, facts.num_empty) == (3, 1)
+    train, val = facts.splits["train"], facts.splits["val"]
+    assert (train.class_points, val.class_points) == ((1, 2, 0), (1, 1, 1))
+    assert (val.num_images, val.class_pixels, val.class_shares, val.ignored_pixels) == (2, (), (), 0)
+    assert [text.split(": ", 1)[1] for text in report.warnings] == [
+        "class other occurs in no training image, so it cannot be learned."
+    ]
+
+
+def test_the_command_shows_the_number_of_points(make_points: MakeData) -> None:
+    root = make_points("a,1,1,mitosis\na,9,9,look alike\na,8,8,look alike\n", "a,train\nb,val\nc,val\n")
+    result = CliRunner().invoke(app, ["check", str(root)])
+    assert result.exit_code == 0, result.output
+    lines = [line.replace("│", "|").split() for line in result.output.splitlines()]
+    assert ["|", "train", "|", "1", "|", "0", "|", "2", "|", "1", "|"] in lines
+    for words in ("3, of which 2 have no point of a class", "Number of points", "hard negatives", "mitosis"):
+        assert words in result.output
+
+
+def test_masks_have_no_points(make_data: MakeData) -> None:
+    facts = check(make_data({"a": MASK})).facts
+    assert facts is not None
+    assert facts.splits["none"].class_points is None
+
+
+def test_points_without_hard_negatives_and_images_without_points_are_fine(make_points: MakeData) -> None:
+    report = check(make_points("a,1,1,mitosis\n"))
+    assert (report.problems, report.warnings) == ([], [])
+
+
+def test_everything_wrong_with_points_is_listed(make_points: MakeData) -> None:
+    root = make_points("a,281,1,m\na,5,5,m\nb,1,-1,m\nz,1,1,m\nb,x,1,m\nc,1,1,m\n")
+    (root / "images/c.png").write_bytes(b"no picture")
+    report = check(root)
+    expected = [
+        "images/c.png",
+        "line 6: x is 'x', which is no number",
+        "points lie outside of a.png, which has 280 x 300 pixels: 1 of 2, the first at x = 281, y = 1",
+        "points lie outside of b.png, which has 280 x 300 pixels: 1 of 1, the first at x = 1, y = -1",
+        "there is no image 'z' (line 5)",
+    ]
+    assert len(report.problems) == len(expected)
+    for text in expected:
+        assert [problem for problem in report.problems if text in problem], (text, report.problems)
+    with pytest.raises(InputError, match="cannot be used"):
+        report.require_usable()
+
+
+def test_points_at_one_place_are_a_warning(make_points: MakeData) -> None:
+    report = check(make_points("a,1,1,m\na,1,1,m\n"))
+    assert report.problems == []
+    assert any("a.png has 2 points at x = 1, y = 1" in warning for warning in report.warnings)
+
+
+def test_a_patch_of_points_may_be_smaller_than_usual(make_points: MakeData) -> None:
+    root = make_points("a,1,1,m\n")
+    save(root / "images/a.png", MASK[:64, :64])
+    assert not any("patches are" in warning for warning in check(root).warnings)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "train", "val"), [("crc_nuclei", (0, 7481), (0, 3384)), ("amibr_mitosis", (4, 933), (0, 144))]
+)
+def test_real_points_have_no_problems(real_data: Path, name: str, train: tuple[int, int], val: tuple[int, int]) -> None:
+    report = check(real_data / name)
+    assert report.problems == []
+    assert report.facts is not None
+    assert (report.facts.splits["train"].class_points, report.facts.splits["val"].class_points) == (train, val)
 
 
 @pytest.mark.real_data

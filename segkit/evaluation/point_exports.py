@@ -1,0 +1,250 @@
+"""Write a report of point metrics as JSON (everything), CSV (per image and class; curves) and Markdown (to read)."""
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from segkit.evaluation import points
+from segkit.evaluation.estimates import Estimate, format_value, number
+from segkit.evaluation.markdown import cell, table
+from segkit.evaluation.point_curves import Froc
+from segkit.evaluation.point_tables import METRICS, PointReport, PointRow, PointSummary
+from segkit.evaluation.points import PointCounts
+from segkit.files import write_csv, write_json, write_text
+
+CSV_COLUMNS = ("image", "group", "class", "tp", "fp", "fn", "hard_negative_hits", "precision", "recall", "f1")
+"""Columns of metrics.csv."""
+
+CURVE_COLUMNS = ("class", "threshold", "tp", "fp", "fn", "precision", "recall", "f1")
+"""Columns of curves.csv."""
+
+_AGGREGATES = MappingProxyType(
+    {
+        "pooled": "counts added up over images, then the metric: every point counts the same",
+        "foreground": "mean over all classes but the first, the background, for which the metric is defined",
+        "best_on_this_set": "the threshold with the highest F1 on these very images: for information, not to be "
+        "reported as a result, as it was chosen on the images that it is measured on",
+    }
+)
+_BEST = "best_on_this_set"
+_MAX_CURVE_ROWS = 1000
+_NUM_LOWEST = 5  # images that the summary lists
+_MAX_GROUPS = 20  # groups that the summary lists
+_HEADER = ("F1", "precision", "recall")
+
+
+def write_point_report(report: PointReport, folder: Path) -> None:
+    """Write `metrics.csv`, `curves.csv`, `summary.md` and `metrics.json` into `folder`, each whole or not at all."""
+    write_csv(folder / "metrics.csv", as_csv_rows(report), CSV_COLUMNS)
+    write_csv(folder / "curves.csv", as_curve_rows(report), CURVE_COLUMNS)
+    write_text(folder / "summary.md", as_markdown(report))
+    write_json(folder / "metrics.json", as_json(report))
+
+
+def as_csv_rows(report: PointReport) -> list[dict[str, Any]]:
+    """Return the rows of metrics.csv: one for each image and foreground class; no sums, no `any class`."""
+    return [{"image": row.image, "group": row.group, "class": row.name, **_counts(row.counts)} for row in report.rows]
+
+
+def as_curve_rows(report: PointReport) -> list[dict[str, Any]]:
+    """Return the rows of curves.csv: by class (and any class), then by descending threshold; at most 1000 of each.
+
+    Where there are more thresholds, those where recall rises are kept, evenly spread, with the first and the last.
+    """
+    rows = []
+    for summary in _all_summaries(report):
+        curve = summary.curve.thinned(_MAX_CURVE_ROWS)
+        columns = (
+            curve.thresholds.tolist(),
+            curve.true_positives.tolist(),
+            curve.false_positives.tolist(),
+            curve.false_negatives.tolist(),
+            *(map(number, values) for values in (curve.precision, curve.recall, curve.f1)),
+        )
+        rows += [
+            dict(zip(CURVE_COLUMNS, (summary.name, *values), strict=True)) for values in zip(*columns, strict=True)
+        ]
+    return rows
+
+
+def as_json(report: PointReport) -> dict[str, Any]:
+    """Return the content of metrics.json: counts and metrics with intervals, how they were made and what they mean."""
+    return {
+        "segkit": importlib.metadata.version("segkit"),
+        "num_images": len(report.images),
+        "radius_px": report.radius_px,
+        "radius_um": None if report.radius_um is None else number(report.radius_um),
+        "mpp": report.mpp,
+        "area_mm2": None if report.area_mm2 is None else number(report.area_mm2),
+        "num_hard_negatives": report.num_hard_negatives,
+        "headline": {"metric": "f1", "of": "foreground", "how": "pooled", **asdict(report.headline)},
+        "foreground": _estimates(report.foreground),
+        "classes": [_summary(summary) for summary in report.per_class],
+        "any_class": None if report.any_class is None else _summary(report.any_class),
+        "groups": [{"group": row.group, "class": row.name, **_counts(row.counts)} for row in report.groups],
+        "intervals": report.intervals_as_json(),
+        "definitions": {**points.DEFINITIONS, **_AGGREGATES},
+    }
+
+
+def as_markdown(report: PointReport) -> str:
+    """Return the content of summary.md: the headline, the tables, the images with the lowest F1, definitions."""
+    parts = [
+        "# Point metrics",
+        _headline(report),
+        report.intervals_in_words(),
+        "## Pooled over images",
+        _pooled_table(report),
+        _hard_negatives_in_words(report),
+        "## Sensitivity at numbers of false positives",
+        _froc_table(report),
+        *_group_parts(report),
+        "## Images with the lowest F1",
+        _rows_table("image", _lowest(report.images)[:_NUM_LOWEST]),
+        "All images are in `metrics.csv`, all thresholds in `curves.csv`, all numbers with their definitions in "
+        "`metrics.json`.",
+        "## Best thresholds on these images",
+        "For information only. They were chosen on the images that they are measured on, so their F1 is too good to "
+        "be reported: choose thresholds on other images.",
+        table(
+            ["class", "threshold used", "F1", "best threshold", "best F1"],
+            [_best_cells(summary) for summary in report.per_class],
+        ),
+        "## Definitions",
+        "\n".join(f"- {name}: {text}" for name, text in {**points.DEFINITIONS, **_AGGREGATES}.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _all_summaries(report: PointReport) -> list[PointSummary]:
+    return [*report.per_class, *([] if report.any_class is None else [report.any_class])]
+
+
+def _counts(counts: PointCounts) -> dict[str, Any]:
+    return {
+        **asdict(counts),
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+    }
+
+
+def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {metric: asdict(estimate) for metric, estimate in estimates.items()}
+
+
+def _summary(summary: PointSummary) -> dict[str, Any]:
+    return {
+        "name": summary.name,
+        "num_images": summary.num_images,
+        "threshold": summary.threshold,
+        **asdict(summary.counts),
+        "pooled": _estimates(summary.pooled),
+        "froc_per_image": _froc(summary.froc_per_image),
+        "froc_per_mm2": _froc(summary.froc_per_mm2),
+        _BEST: None if summary.best is None else {"threshold": summary.best[0], "f1": number(summary.best[1])},
+    }
+
+
+def _froc(froc: Froc | None) -> dict[str, Any] | None:
+    if froc is None:
+        return None
+    return {
+        "false_positives": list(froc.rates),
+        "sensitivities": [number(value) for value in froc.sensitivities],
+        "mean": number(froc.mean),
+    }
+
+
+def _headline(report: PointReport) -> str:
+    several = len(report.classes) > 2
+    radius = f"{report.radius_px:.4g} px" + ("" if report.radius_um is None else f" = {report.radius_um:.4g} um")
+    return (
+        f"**F1 {report.headline}**, precision {report.foreground['precision']}, recall {report.foreground['recall']}, "
+        f"average precision {report.foreground['average_precision']}; matched within {radius}; "
+        f"pooled over {len(report.images)} {'image' if len(report.images) == 1 else 'images'}, "
+        + ("mean of the foreground classes." if several else f"class {cell(report.classes[1])}.")
+    )
+
+
+def _pooled_table(report: PointReport) -> str:
+    rows = [
+        [
+            cell(summary.name) if summary is not report.any_class else "*any class*",
+            str(summary.num_images),
+            "" if summary.threshold is None else f"{summary.threshold:.3f}",
+            *(str(getattr(summary.counts, name)) for name in ("tp", "fp", "fn", "hard_negative_hits")),
+            *(str(summary.pooled[metric]) for metric in METRICS),
+        ]
+        for summary in _all_summaries(report)
+    ]
+    if len(report.classes) > 2:
+        rows.append(["*mean of the foreground*", *[""] * 6, *(str(report.foreground[metric]) for metric in METRICS)])
+    return table(
+        ["class", "images with it", "threshold", "TP", "FP", "FN", "on hard negatives", *_HEADER, "average precision"],
+        rows,
+    )
+
+
+def _hard_negatives_in_words(report: PointReport) -> str:
+    if not report.num_hard_negatives:
+        return "No hard negatives (look-alikes) are labelled."
+    hits = sum(summary.counts.hard_negative_hits for summary in report.per_class)
+    false = sum(summary.counts.fp for summary in report.per_class)
+    return f"{hits} of {false} false positives lie on one of {report.num_hard_negatives} labelled hard negatives."
+
+
+def _froc_table(report: PointReport) -> str:
+    frocs = [
+        (summary, unit, froc)
+        for summary in _all_summaries(report)
+        for unit, froc in (("image", summary.froc_per_image), ("mm2", summary.froc_per_mm2))
+        if froc is not None
+    ]
+    if not frocs:
+        return "Undefined: there is no labelled point."
+    rows = [
+        [cell(summary.name), unit, *map(format_value, froc.sensitivities), format_value(froc.mean)]
+        for summary, unit, froc in frocs
+    ]
+    return table(["class", "per", *(f"{rate:g}" for rate in frocs[0][2].rates), "mean"], rows)
+
+
+def _group_parts(report: PointReport) -> list[str]:
+    if not report.groups:
+        return []
+    shown = _lowest(report.groups)[:_MAX_GROUPS]
+    num_left = len(report.groups) - len(shown)
+    left = f" {num_left} more are in `metrics.json`." if num_left else ""
+    return ["## Groups", f"By F1, the lowest first.{left}", _rows_table("group", shown)]
+
+
+def _lowest(rows: Iterable[PointRow]) -> list[PointRow]:
+    """Return the rows with a defined F1, the lowest first, among equals those with more errors."""
+    defined = [(row.counts.f1, row) for row in rows if row.counts.f1 is not None]
+    defined.sort(key=lambda one: (one[0], -one[1].counts.fp - one[1].counts.fn, one[1].image or "", one[1].group or ""))
+    return [row for _, row in defined]
+
+
+def _rows_table(of: str, rows: Sequence[PointRow]) -> str:
+    """Return a table of images or of groups; `of` says which."""
+    return table(
+        [of, "class", "TP", "FP", "FN", *_HEADER],
+        [
+            [
+                cell(str(getattr(row, of))),
+                "all" if row.name is None else cell(row.name),
+                *(str(count) for count in (row.counts.tp, row.counts.fp, row.counts.fn)),
+                *(format_value(value) for value in (row.counts.f1, row.counts.precision, row.counts.recall)),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _best_cells(summary: PointSummary) -> list[str]:
+    used = [cell(summary.name), format_value(summary.threshold), format_value(summary.pooled["f1"].value)]
+    return [*used, *(map(format_value, summary.best) if summary.best else ["undefined"] * 2)]

@@ -1,0 +1,63 @@
+"""Detections in an image in memory, as those in a slide."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.config import length_px
+from segkit.inference.detect import DetectorSettings, MapGrid, detect
+from segkit.inference.pipeline import ArrayImage, run_tiles, with_channels
+from segkit.inference.window import WindowPredictor
+from segkit.models.model_file import DetectionSpec
+from segkit.points import Detections
+
+LOWEST_SCORE = 0.02
+"""Detections below this are not looked at, when curves over all thresholds are drawn."""
+_TILE_PX = 512
+
+
+def detector_settings(
+    detection: DetectionSpec, lowest: Sequence[float], *, mpp: float | None, stride: int
+) -> DetectorSettings:
+    """Return how points are found on a map with `stride` pixels of `mpp` um from one of its pixels to the next.
+
+    Raises
+    ------
+    ConfigError
+        A radius is in um and `mpp` is unknown.
+    """
+    return DetectorSettings(
+        nms_radius=length_px(detection.nms_radius, mpp) / stride,
+        smooth_radius=length_px(detection.smooth_radius, mpp) / stride,
+        lowest=tuple(lowest),
+    )
+
+
+def score_image(image_HWC: NDArray[np.uint8], predictor: WindowPredictor) -> NDArray[np.uint16]:
+    """Return the score map, uint16 (h, w, K), of an image, uint8 (H, W, C), by the same tiles as a slide's."""
+    rows: list[NDArray[np.uint16]] = []
+    run_tiles(
+        ArrayImage(with_channels(image_HWC, predictor.spec.arguments.in_channels)),
+        predictor,
+        predictor.grid,
+        tile_px=-(-_TILE_PX // predictor.stride) * predictor.stride,
+        batch=1,
+        write_rows=rows.append,
+        on_tile=lambda *_: None,
+    )
+    return np.concatenate(rows)
+
+
+def detect_in_image(
+    image_HWC: NDArray[np.uint8],
+    predictor: WindowPredictor,
+    detection: DetectionSpec,
+    *,
+    mpp: float | None,
+    lowest: float = LOWEST_SCORE,
+) -> Detections:
+    """Return all detections in an image whose score is at least `lowest`, by descending score."""
+    scores = score_image(image_HWC, predictor)
+    settings = detector_settings(detection, [lowest] * scores.shape[2], mpp=mpp, stride=predictor.stride)
+    return detect(scores, settings, MapGrid(stride=predictor.stride))

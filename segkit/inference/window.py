@@ -1,0 +1,222 @@
+"""Patch CNNs as the pipeline sees them: tiles of uint8 pixels in, class probabilities at every window out."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segkit.errors import ResourceError, UsageError
+from segkit.geometry import TileGrid
+from segkit.models.dense import DenseNetwork
+from segkit.models.inference_form import Precision, inference_form
+from segkit.models.lowering import NotConvertibleError
+from segkit.models.model_file import ModelSpec
+from segkit.models.patch_cnn import PatchCNN
+
+Method = Literal["auto", "dense", "fragments", "atrous", "naive"]
+_Method = Literal["fragments", "atrous", "naive"]
+SCORE_ONE = 65_535
+"""The score 1 in uint16: probabilities are rounded to 1 / 65,535, so that what follows can count exactly."""
+NAIVE_BATCH = 256
+
+
+class WindowPrediction(NamedTuple):
+    """`scores` uint16 (h, w, K): the probability of each foreground class, 0..1 scaled to 0..65,535."""
+
+    scores: NDArray[np.uint16]
+
+
+class NaiveNetwork(nn.Module):
+    """A patch CNN that is run on every patch by itself, in batches: what the dense forms have to equal."""
+
+    def __init__(self, layers: nn.Sequential, *, patch_px: int, stride: int) -> None:
+        super().__init__()
+        self.layers, self.patch_px, self.stride = layers, patch_px, stride
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Return logits, float (B, classes, h, w), as `DenseNetwork.forward`."""
+        windows = images_BCHW.unfold(2, self.patch_px, self.stride).unfold(3, self.patch_px, self.stride)
+        batch, _, height, width = windows.shape[:4]
+        places = torch.cartesian_prod(torch.arange(batch), torch.arange(height), torch.arange(width))
+        logits = [
+            self.layers(windows[part[:, 0], :, part[:, 1], part[:, 2]].contiguous(memory_format=torch.channels_last))
+            for part in torch.split(places.to(images_BCHW.device), NAIVE_BATCH)
+        ]
+        return torch.cat(logits).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+class WindowPredictor:
+    """One patch CNN, or several whose probabilities are averaged, at every `stride`-th pixel.
+
+    Parameters
+    ----------
+    networks
+        Networks with their descriptions; with the same classes, scale and channels.
+    device, precision
+        Where and in which number format they compute.
+    stride
+        Pixels from one window to the next.
+    method
+        As in `SlidingWindowConfig`; `auto` is `dense` where all networks can be converted.
+    dihedral
+        Average over the 8 flips and quarter turns of each window.
+
+    Attributes
+    ----------
+    grid
+        How tiles are laid. The window of a pixel begins `patch_px // 2` pixels before it.
+    method
+        What was chosen: fragments, atrous or naive.
+    reason
+        Why it is naive although that was not asked for; None otherwise.
+
+    Raises
+    ------
+    NotConvertibleError
+        A dense method was asked for and a layer of a network is in its way.
+    UsageError
+        The networks do not fit each other.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[tuple[PatchCNN, ModelSpec]],
+        *,
+        device: torch.device,
+        precision: Precision,
+        stride: int = 1,
+        method: Method = "auto",
+        dihedral: bool = False,
+    ) -> None:
+        _require_alike([spec for _, spec in networks])
+        self.spec = networks[0][1]
+        self.device, self.precision, self.stride, self.dihedral = device, precision, stride, dihedral
+        self.reason: str | None = None
+        chosen = _chosen(method, device)
+        try:
+            self._members = [_Member(network, spec, stride, chosen, device, precision) for network, spec in networks]
+        except NotConvertibleError as error:
+            if method != "auto":
+                raise
+            chosen, self.reason = "naive", error.message
+            self._members = [_Member(network, spec, stride, chosen, device, precision) for network, spec in networks]
+        self.method = chosen
+        halo = max(member.patch_px // 2 for member in self._members)
+        self.grid = TileGrid(
+            alignment=stride,
+            halo=halo,
+            margin=halo,
+            size_offset=2 * halo % stride,
+            # All layers are then large enough to be added up in the same order whatever the tile, as for U-Nets: 144
+            # grey pixels are more than 20,480 values, and maps behind a stride are as large.
+            smallest=2 * halo + max(144, 36 * stride),
+            stride=stride,
+        )
+
+    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> list[WindowPrediction]:
+        """Return the prediction of each image of a batch, cropped to its core.
+
+        Raises
+        ------
+        ResourceError
+            An image is too large for the device's memory.
+        """
+        try:
+            probabilities = self.probabilities(images_BHWC)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"{self.device}: a tile of {images_BHWC.shape[1]} x {images_BHWC.shape[2]} px (halo included) does not "
+                "fit its memory. Use a smaller --tile, or --device cpu."
+            ) from error
+        scores = (probabilities[:, 1:] * SCORE_ONE).round().to(torch.int32).permute(0, 2, 3, 1).cpu().numpy()
+        return [WindowPrediction(one[crop].astype(np.uint16)) for one, crop in zip(scores, crops, strict=True)]
+
+    @torch.inference_mode()
+    def probabilities(self, images_BHWC: NDArray[np.uint8]) -> Tensor:
+        """Return class probabilities, float32 (B, classes, h, w), of the windows around (i, j) * stride of the core."""
+        pixels = torch.from_numpy(images_BHWC).to(self.device).permute(0, 3, 1, 2)
+        total = torch.zeros((), device=self.device)
+        for member in self._members:
+            # The largest patch needs the whole read box, a smaller one its middle.
+            count = [1 + (side - 2 * self.grid.halo - 1) // self.stride for side in pixels.shape[-2:]]
+            start = self.grid.halo - member.patch_px // 2
+            rows, columns = (slice(start, start + (one - 1) * self.stride + member.patch_px) for one in count)
+            total = total + member.probabilities(pixels[..., rows, columns], dihedral=self.dihedral)
+        return total / len(self._members)
+
+
+class _Member:
+    """One network in its inference form, with its normalisation."""
+
+    def __init__(
+        self,
+        network: PatchCNN,
+        spec: ModelSpec,
+        stride: int,
+        method: _Method,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.patch_px = network.patch_px
+        folded = inference_form(network.layers, device, precision)
+        assert isinstance(folded, nn.Sequential)
+        if method == "naive":
+            self._network: nn.Module = NaiveNetwork(folded, patch_px=network.patch_px, stride=stride)
+        else:
+            self._network = DenseNetwork(
+                folded, in_channels=spec.arguments.in_channels, patch_px=network.patch_px, stride=stride, form=method
+            ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = -torch.tensor(spec.mean, device=device).view(1, -1, 1, 1) / std
+
+    def probabilities(self, pixels_BCHW: Tensor, *, dihedral: bool) -> Tensor:
+        """Return class probabilities of uint8 pixels, whose size is that of a whole number of windows."""
+        images = (pixels_BCHW * self._scale + self._shift).to(self._dtype)
+        if not dihedral:
+            return self._softmax(images)
+        total = torch.zeros((), device=images.device)
+        for turns in range(4):
+            for mirrored in (False, True):
+                output = torch.rot90(
+                    self._softmax(torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1))),
+                    -turns,
+                    (-2, -1),
+                )
+                total = total + (output.flip(-1) if mirrored else output)
+        return total / 8
+
+    def _softmax(self, images: Tensor) -> Tensor:
+        # Written out for the reason given in `segkit.inference.network`.
+        logits = self._network(images.contiguous(memory_format=torch.channels_last)).float()
+        exponentials = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+        return exponentials / functools.reduce(torch.add, exponentials.unbind(1)).unsqueeze(1)
+
+
+def _chosen(method: Method, device: torch.device) -> _Method:
+    """Return the method, of the dense forms the faster one as measured on a CPU (BENCHMARKS.md)."""
+    match method:
+        case "auto" | "dense":
+            return "fragments" if device.type == "cuda" else "atrous"
+        case _:
+            return method
+
+
+def _require_alike(specs: Sequence[ModelSpec]) -> None:
+    first = specs[0]
+    for other in specs[1:]:
+        for what in ("classes", "mpp"):
+            if getattr(other, what) != getattr(first, what):
+                raise UsageError(
+                    f"models whose scores are averaged need the same {what}: {getattr(first, what)} and "
+                    f"{getattr(other, what)} were given."
+                )
+        if other.arguments.in_channels != first.arguments.in_channels:
+            raise UsageError(
+                "models whose scores are averaged need images of the same kind: one is for grey, one for colour."
+            )

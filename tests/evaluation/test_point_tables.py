@@ -1,0 +1,334 @@
+"""Reports of point metrics and the files made of them."""
+
+import csv
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+
+from segkit.evaluation import confidence, point_exports, point_tables
+from segkit.evaluation.point_curves import point_curve, score_hits
+from segkit.evaluation.point_tables import PointReport, measure_points
+from segkit.evaluation.points import DEFINITIONS, PointCounts, count_points
+from segkit.points import Detections, Points
+
+CLASSES = ("background", "mitosis", "apoptosis")
+THRESHOLDS = (0.5, 0.6)
+NAMES = [f"image_{index}" for index in range(9)]
+RADIUS = 6.0
+NOTHING_FOUND = Detections(np.empty((0, 2)), np.empty(0, np.int64), np.empty(0))
+NOTHING_THERE = Points(np.empty((0, 2)), np.empty(0, np.int64))
+
+
+def image_like(rng, *, num_truth=12, num_strays=25):
+    """Labelled points of three classes in 100 x 100 pixels; detections of most of them, and strays with low scores."""
+    truth = Points(rng.random((num_truth, 2)) * 100, rng.integers(0, 3, num_truth))
+    positions = np.vstack([truth.positions + rng.normal(0, 2, (num_truth, 2)), rng.random((num_strays, 2)) * 100])
+    classes = np.concatenate([truth.classes, rng.integers(1, 3, num_strays)])
+    classes[classes == 0] = 1  # look-alikes are taken for mitoses
+    wrong = rng.random(len(classes)) < 0.1
+    classes[wrong] = 3 - classes[wrong]
+    scores = np.round(np.concatenate([rng.beta(5, 2, num_truth), rng.beta(2, 5, num_strays)]), 2)
+    order = np.argsort(-scores, kind="stable")
+    return Detections(positions[order], classes[order], scores[order]), truth
+
+
+def images_like(num_images, seed=0):
+    rng = np.random.default_rng(seed)
+    images = [image_like(rng) for _ in range(num_images)]
+    images[0] = (images[0][0], NOTHING_THERE)
+    return [found for found, _ in images], [truth for _, truth in images]
+
+
+def measure(num_images=9, **changes):
+    detections, truths = images_like(num_images)
+    arguments = {
+        "names": NAMES[:num_images],
+        "detections": detections,
+        "truths": truths,
+        "classes": CLASSES,
+        "radius_px": RADIUS,
+        "mpp": 0.25,
+        "areas_px": [10_000] * num_images,
+        "thresholds": THRESHOLDS,
+    }
+    return measure_points(**{**arguments, **changes})
+
+
+def single_class(detections, truths):
+    """The same images, all as one class; look-alikes stay look-alikes."""
+    return (
+        [found._replace(classes=np.ones_like(found.classes)) for found in detections],
+        [truth._replace(classes=np.minimum(truth.classes, 1)) for truth in truths],
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> PointReport:
+    return measure()
+
+
+def test_rows_are_the_counts_of_each_image_and_class_at_its_threshold(report):
+    detections, truths = images_like(9)
+    for index, row in enumerate(report.rows):
+        image, label = index // 2, index % 2 + 1
+        found, truth = detections[image], truths[image]
+        kept = found.positions[(found.classes == label) & (found.scores >= THRESHOLDS[label - 1])]
+        expected = count_points(kept, truth.of_class(label), RADIUS, hard_negatives_yx=truth.of_class(0))
+        assert (row.image, row.name, row.counts) == (NAMES[image], CLASSES[label], expected)
+    assert [row.counts for row in report.images] == [
+        first.counts + second.counts for first, second in zip(report.rows[::2], report.rows[1::2], strict=True)
+    ]
+
+
+def test_a_score_of_just_the_threshold_counts():
+    found = Detections(np.array([[5.0, 5.0]]), np.array([1]), np.array([0.5]))
+    truth = Points(np.array([[5.0, 5.0]]), np.array([1]))
+    shared = {"names": ["a"], "detections": [found], "truths": [truth], "areas_px": [100], "classes": CLASSES[:2]}
+    assert measure(1, **shared, thresholds=[0.5]).headline.value == 1
+    assert measure(1, **shared, thresholds=[np.nextafter(0.5, 1)]).headline.value == 0
+
+
+def test_pooled_adds_the_counts_up(report):
+    for label, summary in enumerate(report.per_class, start=1):
+        counts = sum((row.counts for row in report.rows if row.name == CLASSES[label]), PointCounts())
+        assert summary.counts == counts
+        assert summary.threshold == THRESHOLDS[label - 1]
+        assert summary.pooled["f1"].value == counts.f1
+        assert summary.pooled["precision"].value == counts.precision
+        assert summary.pooled["recall"].value == counts.recall
+        assert summary.pooled["average_precision"].value == pytest.approx(summary.curve.average_precision, abs=1e-6)
+        assert summary.counts.hard_negative_hits <= summary.counts.fp
+    assert report.per_class[0].counts.hard_negative_hits > 5
+    assert report.per_class[0].num_images == 8
+    assert report.num_hard_negatives == sum((truth.classes == 0).sum() for truth in images_like(9)[1])
+
+
+def test_the_foreground_is_the_mean_of_its_classes(report):
+    for metric in point_tables.METRICS:
+        parts = [summary.pooled[metric].value for summary in report.per_class]
+        assert report.foreground[metric].value == pytest.approx(np.mean(parts), abs=2e-6)
+    assert report.headline == report.foreground["f1"]
+
+
+def test_any_class_forgives_a_wrong_class_only():
+    truth = Points(np.array([[10.0, 10.0], [50.0, 50.0]]), np.array([1, 2]))
+    found = Detections(np.array([[10.0, 10.0], [50.0, 50.0], [80.0, 80.0]]), np.array([2, 2, 1]), np.array([0.9] * 3))
+    report = measure(1, detections=[found], truths=[truth])
+    assert [summary.counts for summary in report.per_class] == [PointCounts(0, 1, 1), PointCounts(1, 1, 0)]
+    assert report.any_class.counts == PointCounts(2, 1, 0)
+    assert report.any_class.threshold is None
+    # Each detection must reach the threshold of its own class.
+    lower = found._replace(scores=np.full(3, 0.55))
+    assert measure(1, detections=[lower], truths=[truth]).any_class.counts == PointCounts(0, 1, 2)
+
+
+def test_a_single_class_has_no_any_class_which_would_be_the_same():
+    detections, truths = single_class(*images_like(9))
+    report = measure(detections=detections, truths=truths, classes=CLASSES[:2], thresholds=[0.5])
+    assert report.any_class is None
+    assert report.foreground == report.per_class[0].pooled
+    assert "any class" not in point_exports.as_markdown(report).split("## Definitions")[0]
+
+
+def test_intervals_are_those_of_images_drawn_and_measured_anew(report):
+    detections, truths = images_like(9)
+    for label, summary in enumerate(report.per_class, start=1):
+        hits = [
+            score_hits(
+                found.positions[found.classes == label],
+                found.scores[found.classes == label],
+                truth.of_class(label),
+                RADIUS,
+            )
+            for found, truth in zip(detections, truths, strict=True)
+        ]
+        counts = [row.counts for row in report.rows if row.name == CLASSES[label]]
+        samples = []
+        for times in confidence.resample(9).astype(int):
+            drawn = np.repeat(np.arange(9), times)
+            total = sum((counts[image] for image in drawn), PointCounts())
+            curve = point_curve([hits[image] for image in drawn])
+            samples.append((total.f1, total.precision, total.recall, curve.average_precision))
+        for metric, low, high in zip(point_tables.METRICS, *confidence.interval(np.array(samples)), strict=True):
+            assert summary.pooled[metric].low == pytest.approx(low, abs=2e-6)
+            assert summary.pooled[metric].high == pytest.approx(high, abs=2e-6)
+
+
+def test_intervals_hold_their_estimates(report):
+    for estimates in (report.foreground, report.any_class.pooled, *(summary.pooled for summary in report.per_class)):
+        for estimate in estimates.values():
+            assert estimate.low < estimate.value < estimate.high
+
+
+def test_with_very_many_scores_the_estimate_stays_exact_and_the_interval_close(report, monkeypatch):
+    monkeypatch.setattr(point_tables, "_MAX_BOOTSTRAP_THRESHOLDS", 12)
+    fewer = measure()
+    for summary, exact in zip(fewer.per_class, report.per_class, strict=True):
+        estimate, reference = summary.pooled["average_precision"], exact.pooled["average_precision"]
+        assert estimate.value == reference.value
+        assert estimate != reference
+        assert estimate.low == pytest.approx(reference.low, abs=0.02)
+        assert estimate.high == pytest.approx(reference.high, abs=0.02)
+
+
+def test_reports_do_not_depend_on_anything_but_their_arguments(report):
+    assert point_exports.as_json(measure()) == point_exports.as_json(report)
+    other_seed = measure(seed=1)
+    assert other_seed.headline.value == report.headline.value
+    assert other_seed.headline != report.headline
+
+
+def test_groups_have_rows_and_are_drawn_together():
+    groups = ["a", "a", "b", "b", "b", "c", "c", "d", "e"]
+    report = measure(groups=groups)
+    assert (report.unit, report.num_units) == ("group", 5)
+    assert [(row.group, row.name) for row in report.groups] == [
+        (group, name) for group in "abcde" for name in CLASSES[1:]
+    ]
+    for row in report.groups:
+        members = [one.counts for one in report.rows if (one.group, one.name) == (row.group, row.name)]
+        assert row.counts == sum(members, PointCounts())
+    text = point_exports.as_markdown(report)
+    assert "over 5 groups" in text
+    assert "| group | class |" in text
+    assert measure().groups == ()
+
+
+@pytest.mark.parametrize(("num_images", "groups"), [(1, None), (3, ["a", "a", "a"])])
+def test_a_single_unit_has_no_intervals(num_images, groups):
+    report = measure(num_images, groups=groups)
+    assert (report.headline.low, report.headline.high) == (None, None)
+    assert "No intervals" in point_exports.as_markdown(report)
+
+
+def test_froc_is_per_image_and_per_mm2_where_the_pixels_have_a_size(report):
+    summary = report.per_class[0]
+    assert report.radius_um == 1.5
+    assert report.area_mm2 == pytest.approx(9 * 0.025**2)
+    assert summary.froc_per_image == summary.curve.froc(9)
+    assert summary.froc_per_mm2 == summary.curve.froc(report.area_mm2)
+    without = measure(mpp=None)
+    assert (without.area_mm2, without.radius_um, without.per_class[0].froc_per_mm2) == (None, None, None)
+    assert without.per_class[0].froc_per_image == summary.froc_per_image
+
+
+def test_the_best_threshold_is_at_least_as_good_and_marked(report):
+    for summary in report.per_class:
+        assert summary.best[1] >= summary.pooled["f1"].value - 1e-6
+    assert "For information only" in point_exports.as_markdown(report)
+    assert "not to be reported" in point_exports.as_json(report)["definitions"]["best_on_this_set"]
+    best = measure(thresholds=[summary.best[0] for summary in report.per_class])
+    for summary, before in zip(best.per_class, report.per_class, strict=True):
+        assert summary.pooled["f1"].value == pytest.approx(before.best[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "f1"), [(False, False, None), (False, True, 0), (True, False, 0)], ids=["none", "blind", "empty"]
+)
+def test_nothing_found_and_nothing_there_are_written_too(found, there, f1, tmp_path):
+    detections, truths = images_like(9)
+    report = measure(
+        detections=detections if found else [NOTHING_FOUND] * 9, truths=truths if there else [NOTHING_THERE] * 9
+    )
+    assert report.headline.value == f1
+    assert report.foreground["average_precision"].value == (0 if there else None)
+    assert report.per_class[0].best is None
+    point_exports.write_point_report(report, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["headline"]["value"] == f1
+    for name in ("metrics.csv", "curves.csv"):
+        assert "nan" not in (tmp_path / name).read_text().lower()
+
+
+def test_csv_has_one_row_for_each_image_and_class(report, tmp_path):
+    point_exports.write_point_report(report, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["image"], row["class"]) for row in rows] == [(name, label) for name in NAMES for label in CLASSES[1:]]
+    for row, expected in zip(rows, report.rows, strict=True):
+        assert [int(row[name]) for name in ("tp", "fp", "fn")] == [
+            expected.counts.tp, expected.counts.fp, expected.counts.fn
+        ]  # fmt: skip
+        assert row["f1"] == ("" if expected.counts.f1 is None else str(expected.counts.f1))
+
+
+def test_curves_are_written_with_at_most_1000_rows_of_each_class(tmp_path):
+    rng = np.random.default_rng(0)
+    found, truth = image_like(rng, num_truth=3000, num_strays=5000)
+    found = found._replace(scores=np.sort(rng.random(8000))[::-1])
+    report = measure(1, detections=[found], truths=[truth], num_samples=10)
+    point_exports.write_point_report(report, tmp_path)
+    with (tmp_path / "curves.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    by_class = {name: [row for row in rows if row["class"] == name] for name in (*CLASSES[1:], "any class")}
+    assert sum(map(len, by_class.values())) == len(rows)
+    for name, summary in zip(by_class, (*report.per_class, report.any_class), strict=True):
+        assert 900 < len(by_class[name]) <= 1000
+        thresholds = [float(row["threshold"]) for row in by_class[name]]
+        assert (np.diff(thresholds) < 0).all()
+        assert (thresholds[0], thresholds[-1]) == (summary.curve.thresholds[0], summary.curve.thresholds[-1])
+        for row in by_class[name][::100]:
+            tp, fp, fn = (int(row[column]) for column in ("tp", "fp", "fn"))
+            assert tp + fp == (summary.curve.thresholds >= float(row["threshold"])).sum()
+            assert tp + fn == summary.curve.num_truth
+            assert float(row["f1"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+
+
+def test_json_says_what_was_measured_and_how(report):
+    content = json.loads(json.dumps(point_exports.as_json(report), allow_nan=False))
+    assert content["segkit"] == importlib.metadata.version("segkit")
+    assert (content["num_images"], content["radius_px"], content["radius_um"]) == (9, 6, 1.5)
+    assert content["intervals"]["over"] == "image"
+    assert [summary["name"] for summary in content["classes"]] == list(CLASSES[1:])
+    assert content["headline"]["value"] == content["foreground"]["f1"]["value"] == report.headline.value
+    assert set(DEFINITIONS) | {"pooled", "foreground", "best_on_this_set"} == set(content["definitions"])
+    assert content["any_class"]["threshold"] is None
+    first = content["classes"][0]
+    assert first["tp"] + first["fn"] == report.per_class[0].curve.num_truth
+    assert first["froc_per_image"]["false_positives"] == [0.25, 0.5, 1, 2, 4, 8]
+
+
+def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells():
+    report = measure(names=[f"image|{i}" for i in range(9)], classes=("background", "a|b", "*c*"))
+    text = point_exports.as_markdown(report)
+    worst = min((row for row in report.images if row.image != "image|0"), key=lambda row: row.counts.f1)
+    assert text.index("| image\\|0 | all |") < text.index(f"| {worst.image.replace('|', chr(92) + '|')} | all |")
+    assert f"**F1 {report.headline}**" in text
+    assert "matched within 6 px = 1.5 um" in text
+    assert "\\*c\\*" in text
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 4
+    for block in blocks:
+        assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_of_images_with_the_same_f1_the_one_with_more_errors_is_named_first():
+    def ones(num, y):
+        return np.stack([np.full(num, y), np.arange(num) * 30.0], axis=1), np.ones(num, np.int64)
+
+    found, truth = Detections(*ones(4, 50.0), np.ones(4)), Points(*ones(4, 0.0))
+    report = measure(2, detections=[NOTHING_FOUND, found], truths=[truth, truth])
+    lines = [line for line in point_exports.as_markdown(report).splitlines() if line.startswith("| image\\_")]
+    assert [line.split(" | ")[0] for line in lines] == ["| image\\_1", "| image\\_0"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"names": []},
+        {"names": ["a"] * 9},
+        {"names": NAMES[:8]},
+        {"areas_px": [1] * 8},
+        {"areas_px": [0] * 9},
+        {"thresholds": [0.5]},
+        {"thresholds": [0.5, np.nan]},
+        {"classes": CLASSES[:2], "thresholds": [0.5]},
+        {"classes": CLASSES[:1], "thresholds": []},
+        {"detections": [Detections(np.zeros((1, 2)), np.array([0]), np.ones(1))] * 9},
+        {"truths": [Points(np.zeros((1, 2)), np.array([3]))] * 9},
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_refused(changes):
+    with pytest.raises(ValueError, match=r"names|areas|thresholds|classes"):
+        measure(**changes)
