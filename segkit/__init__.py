@@ -15,12 +15,14 @@ from typing import Any
 _PUBLIC = {
     "train": "segkit.workflows.train",
     "predict": "segkit.workflows.predict",
+    "sliding_window": "segkit.workflows.sliding_window",
     "evaluate": "segkit.workflows.evaluate",
     "check": "segkit.workflows.inspect",
     "load_model": "segkit.models.model_file",
     "open_slide": "segkit.slides",
     "TrainConfig": "segkit.config",
     "PredictConfig": "segkit.config",
+    "SlidingWindowConfig": "segkit.config",
     "EvaluateConfig": "segkit.config",
     "DataConfig": "segkit.config",
 }

@@ -14,6 +14,7 @@ from segkit.cli.failures import explained, show_details
 COMMANDS = {
     "train": "Train a model on labelled images.",
     "predict": "Segment images and slides of any size.",
+    "sliding-window": "Find points with a patch CNN, run densely and exactly.",
     "evaluate": "Measure a model, or given predictions.",
     "check": "Report everything wrong with a folder.",
     "info": "Describe an image, slide or model.",

@@ -12,12 +12,14 @@ from segkit.config import DataConfig, EvaluateConfig, build_config
 from segkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from segkit.evaluation.tables import Estimate, PixelReport
-    from segkit.workflows.evaluate import EvaluateResult
+    from segkit.evaluation.estimates import Estimate
+    from segkit.evaluation.point_tables import PointReport
+    from segkit.evaluation.tables import PixelReport
 
 EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md, figures/, predictions/ and run.json."
 FEW_UNITS = 6
 METRICS = ("dice", "iou", "precision", "recall")
+POINT_METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "average_precision": "AP"}
 
 
 def run(
@@ -29,7 +31,10 @@ def run(
     prediction: Annotated[
         Path | None, typer.Option("--pred", metavar="DIR", help="Folder of predictions that are there.")
     ] = None,
-    truth: Annotated[Path | None, typer.Option("--truth", metavar="DIR", help="Folder of the true masks.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="DIR", help="Folder of the true masks, or data folder with points."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("evaluation"),
     device: Annotated[str | None, config_option(EvaluateConfig, "compute.device", metavar="DEVICE")] = None,
     config: ConfigFile = None,
@@ -57,12 +62,20 @@ def run(
             on_progress=display.on_progress,
             on_note=display.on_note,
         )
-    if as_json:
-        from segkit.evaluation.exports import as_json as metrics_of
+    from segkit.evaluation import exports, point_exports
+    from segkit.evaluation.point_tables import PointReport
 
-        print_json({"folder": result.folder, "figures": result.figures, **metrics_of(result.report)})
+    report = result.report
+    if as_json:
+        metrics = point_exports.as_json(report) if isinstance(report, PointReport) else exports.as_json(report)
+        print_json({"folder": result.folder, "figures": result.figures, **metrics})
+        return
+    if isinstance(report, PointReport):
+        _show_points(report)
     else:
-        _show(result)
+        _show_pixels(report)
+    print_lines([f"All numbers: {result.folder / 'summary.md'}"])
+    print_pictures(result.figures)
 
 
 def _require_one_way(*, data: Path | None, model: Path | None, prediction: Path | None, truth: Path | None) -> None:
@@ -75,8 +88,7 @@ def _require_one_way(*, data: Path | None, model: Path | None, prediction: Path 
         )
 
 
-def _show(result: "EvaluateResult") -> None:
-    report = result.report
+def _show_pixels(report: "PixelReport") -> None:
     print_table(
         "Pooled over all pixels, with 95 % intervals",
         ["class", *METRICS],
@@ -87,13 +99,30 @@ def _show(result: "EvaluateResult") -> None:
             f"Dice {report.headline}, mean of the foreground classes",
             f"Pixel error {report.pixel_error_pooled}",
             f"Images: {len(report.images)}; {_intervals_in_words(report)}",
-            f"All numbers: {result.folder / 'summary.md'}",
         ]
     )
-    print_pictures(result.figures)
 
 
-def _intervals_in_words(report: "PixelReport") -> str:
+def _show_points(report: "PointReport") -> None:
+    radius = f"{report.radius_px:.3g} px" + ("" if report.radius_um is None else f" ({report.radius_um:.3g} um)")
+    print_table(
+        f"Pooled over all points, within {radius}, with 95 % intervals",
+        ["class", *POINT_METRICS.values()],
+        [[row.name, *(_format(row.pooled[metric]) for metric in POINT_METRICS)] for row in report.per_class],
+    )
+    print_lines(
+        [
+            f"F1 {report.headline}, mean of the foreground classes",
+            *(
+                f"{row.name}: {row.counts.tp} right, {row.counts.fp} wrong, {row.counts.fn} missed"
+                for row in report.per_class
+            ),
+            f"Images: {len(report.images)}; {_intervals_in_words(report)}",
+        ]
+    )
+
+
+def _intervals_in_words(report: "PixelReport | PointReport") -> str:
     if report.num_units < 2:
         return f"no intervals: they need at least two {report.unit}s"
     few = "; with so few they say little" if report.num_units < FEW_UNITS else ""
@@ -101,7 +130,7 @@ def _intervals_in_words(report: "PixelReport") -> str:
 
 
 def _format(estimate: "Estimate") -> str:
-    from segkit.evaluation.tables import format_value
+    from segkit.evaluation.estimates import format_value
 
     value = format_value(estimate.value)
     if estimate.low is None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segkit.cli.inputs import raise_failures
 from segkit.cli.options import AsJson, Assignments, ConfigFile, ModelPath, Overwrite, config_option
 from segkit.cli.progress import open_display
 from segkit.cli.progress_lines import format_seconds
 from segkit.cli.results import format_share, print_json, print_pictures, print_table
 from segkit.config import PredictConfig, build_config
-from segkit.errors import PartialError
 
 if TYPE_CHECKING:
     from segkit.workflows.predict import SlideResult
@@ -71,7 +71,7 @@ def run(
         print_json(result)
     else:
         _show(result.slides)
-    _raise_failures(result.slides)
+    raise_failures(result.slides)
 
 
 def _show(slides: "Sequence[SlideResult]") -> None:
@@ -90,19 +90,3 @@ def _show(slides: "Sequence[SlideResult]") -> None:
         ],
     )
     print_pictures([slide.folder / "overview.png" for slide in slides if slide.status != "failed"])
-
-
-def _cause(slide: "SlideResult") -> str:
-    """Return why an input failed, beginning with its name, which most messages do by themselves."""
-    cause = slide.cause or ""
-    return cause if cause.startswith(str(slide.input)) else f"{slide.input}: {cause}"
-
-
-def _raise_failures(slides: "Sequence[SlideResult]") -> None:
-    failed = [slide for slide in slides if slide.status == "failed"]
-    if not failed:
-        return
-    error = PartialError(f"{len(failed)} of {len(slides)} inputs failed:", [_cause(slide) for slide in failed])
-    if len(failed) == len(slides):
-        error.exit_code = failed[0].exit_code
-    raise error

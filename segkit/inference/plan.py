@@ -5,7 +5,7 @@ from typing import Literal
 
 from segkit.errors import InputError, UsageError
 from segkit.geometry import TileGrid, count_tiles
-from segkit.models.model_file import ModelSpec
+from segkit.models.model_file import ModelSpec, UNetArguments
 from segkit.slides import Slide
 
 # A level is read as it is if its pixel size differs from the model's by no more than this factor. Augmentation
@@ -17,7 +17,8 @@ MPP_TOLERANCE = 1.25
 class Plan:
     """How a slide is predicted; lengths in pixels of the level that is read.
 
-    `mpp` is that level's micrometres per pixel, None where unknown; `memory_bytes` estimates the peak of the
+    `mpp` is that level's micrometres per pixel, None where unknown; the result has a pixel for every `stride` of them
+    in both directions; `memory_bytes` estimates the peak of the
     pipeline beyond what Python and the libraries take.
     """
 
@@ -26,16 +27,23 @@ class Plan:
     width: int
     downsample: float
     mpp: float | None
+    stride: int
     tile_px: int
     batch: int
     num_tiles: int
     memory_bytes: int
 
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return -(-self.height // self.stride), -(-self.width // self.stride)
+
     def describe(self) -> str:
         """Return the plan in one line."""
         mpp = "unknown um/px" if self.mpp is None else f"{self.mpp:.4g} um/px"
+        stride = "" if self.stride == 1 else f"every {self.stride} px, "
         return (
-            f"level {self.level} ({self.width} x {self.height} px, {mpp}), {self.num_tiles} tiles of "
+            f"level {self.level} ({self.width} x {self.height} px, {mpp}), {stride}{self.num_tiles} tiles of "
             f"{self.tile_px} px, batch {self.batch}, about {self.memory_bytes / 1e9:.1f} GB"
         )
 
@@ -77,6 +85,7 @@ def make_plan(
         height=height,
         width=width,
         downsample=slide.levels[level].downsample,
+        stride=grid.stride,
         mpp=known and known * slide.levels[level].downsample,
         tile_px=tile_px,
         batch=batch_size,
@@ -130,8 +139,9 @@ def _tile_px(tile: int | Literal["auto"], grid: TileGrid, preferred: int, longes
 def _memory_bytes(spec: ModelSpec, grid: TileGrid, tile_px: int, batch: int, width: int) -> int:
     read_px = grid.legal_size(tile_px + 2 * grid.halo) ** 2
     # At full resolution a U-Net holds a block's input, its output, the skip and the concatenation: about six
-    # maps of base_channels, float32.
-    network = batch * read_px * spec.arguments.base_channels * 4 * 6
+    # maps of base_channels, float32. A dense patch CNN doubles its maps and keeps the resolution.
+    maps = spec.arguments.base_channels * (6 if isinstance(spec.arguments, UNetArguments) else 16)
+    network = batch * read_px * maps * 4
     # Read ahead: two batches and a few single tiles. Rows of tiles: two, mask and probability.
     pixels = (3 * batch + 4) * read_px * spec.arguments.in_channels
     rows = 2 * 2 * tile_px * width * 4

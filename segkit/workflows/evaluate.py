@@ -11,12 +11,13 @@ from PIL import Image
 
 from segkit import files
 from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
-from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mask
-from segkit.data.listing import SPLITS, Split, name_of
+from segkit.data.layout import Dataset, load_dataset, read_image, read_mask
+from segkit.data.listing import name_of
 from segkit.data.rasters import distinct_values, read_values
 from segkit.errors import InputError
 from segkit.evaluation.exports import write_report
 from segkit.evaluation.pixels import confusion, require_same_shape
+from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
 from segkit.inference.outputs import MASK
 from segkit.inference.pipeline import predict_array
@@ -24,6 +25,15 @@ from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
+from segkit.workflows.dataset_items import groups_of, items_of
+from segkit.workflows.evaluate_points import (
+    CURVES,
+    Found,
+    given_points,
+    has_detections,
+    measure,
+    predicted_points,
+)
 from segkit.workflows.predict import build_predictor
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
@@ -36,7 +46,7 @@ BINARY = 255
 class EvaluateResult:
     """What an evaluation found and left."""
 
-    report: PixelReport
+    report: PixelReport | PointReport
     folder: Path
     figures: list[Path]
 
@@ -52,16 +62,19 @@ def evaluate(
     on_progress: OnProgress = quiet_progress,
     on_note: OnNote = quiet_note,
 ) -> EvaluateResult:
-    """Measure a model on a data folder, or predicted masks against true ones.
+    """Measure a model on a data folder, or predictions that are there against the truth.
 
     Parameters
     ----------
     data, model
-        A data folder and a model (None: the newest run): its images are predicted, then measured.
+        A data folder and a model (None: the newest run): its images are predicted, then measured. A patch CNN is
+        measured by points.
     prediction, truth
         Folders of masks of class ids, paired by name; a prediction may also be what `predict` leaves, NAME/mask.tif.
+        Or what `sliding-window` leaves, NAME/detections.csv, and a data folder with points.
     out
-        Folder of the results: metrics.json, metrics.csv, summary.md, figures/, and predictions/ where they were made.
+        Folder of the results: metrics.json, metrics.csv, summary.md, figures/, and predictions/ where masks were made;
+        for points also curves.csv and curves.png.
 
     Raises
     ------
@@ -72,21 +85,34 @@ def evaluate(
     with files.folder_lock(out):
         files.remove_leftovers(out)
         _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
+        report: PixelReport | PointReport
+        measured: _Measured | Found
         if data is not None:
-            measured = _predicted(config, data, model, out, on_progress, on_note)
+            loaded = _load(model, on_note)
+            if loaded.spec.task == "points":
+                measured = predicted_points(config, data, loaded, out / FIGURES, on_progress, on_note)
+            else:
+                measured = _predicted(config, data, loaded, out, on_progress, on_note)
         elif prediction is not None and truth is not None:
-            measured = _found(prediction, truth, on_progress)
+            if has_detections(prediction):
+                measured = given_points(config, prediction, truth, out / FIGURES, on_progress)
+            else:
+                measured = _found(prediction, truth, on_progress)
         else:
             raise ValueError("give data, or prediction and truth")
-        report = measure_pixels(
-            measured.names,
-            np.stack(measured.confusions),
-            measured.classes,
-            groups=measured.groups,
-            num_samples=config.bootstrap,
-            seed=config.seed,
-        )
-        write_report(report, out)
+        if isinstance(measured, Found):
+            report = measure(measured, config, out)
+            measured.figures.insert(0, out / CURVES)
+        else:
+            report = measure_pixels(
+                measured.names,
+                np.stack(measured.confusions),
+                measured.classes,
+                groups=measured.groups,
+                num_samples=config.bootstrap,
+                seed=config.seed,
+            )
+            write_report(report, out)
         record = {
             "command": "evaluate",
             **{name: str(path.resolve()) for name, path in {"prediction": prediction, "truth": truth}.items() if path},
@@ -125,23 +151,26 @@ class _Measured:
     figures: list[Path] = field(default_factory=list)
 
 
+def _load(path: Path | None, on_note: OnNote) -> Model:
+    if path is None:
+        path = runs.newest_model()
+        on_note(f"model: {path} (the newest finished run)")
+    return load_model(path)
+
+
 def _predicted(
     config: EvaluateConfig,
     data: DataConfig,
-    model_path: Path | None,
+    model: Model,
     out: Path,
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> _Measured:
-    if model_path is None:
-        model_path = runs.newest_model()
-        on_note(f"model: {model_path} (the newest finished run)")
-    model = load_model(model_path)
     dataset, index_of = _as_the_model_sees_it(data, model)
-    items = _items_of(config.split, dataset, model, on_note)
+    items = items_of(config.split, dataset, model, on_note)
     predictor = build_predictor(model, PredictConfig(dihedral=config.dihedral, compute=config.compute))
     source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
-    measured = _Measured(model.spec.classes, [], _groups(items), [], source=source)
+    measured = _Measured(model.spec.classes, [], groups_of(items), [], source=source)
     for number, item in enumerate(items, start=1):
         image, truth = read_image(item), index_of[read_mask(item, dataset)]
         mask = predict_array(image, predictor, model.grid).mask
@@ -180,30 +209,6 @@ def _as_the_model_sees_it(data: DataConfig, model: Model) -> tuple[Dataset, NDAr
     for index, name in enumerate(dataset.classes):
         index_of[index] = classes.index(name)
     return dataset, index_of
-
-
-def _items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> list[Item]:
-    items = list(dataset.items)
-    run = model.path.parent
-    if split != "all" and (run / runs.SPLITS).exists():
-        # The training's splits come first: where it drew validation images itself, the folder does not know them.
-        known = runs.read_splits(run)
-        if {item.name for item in items} <= known.keys():
-            items = [replace(item, split=_split_of(known[item.name])) for item in items]
-            on_note(f"splits: those of the training, {run / runs.SPLITS}")
-    chosen = [item for item in items if split in {"all", item.split}]
-    if not chosen:
-        raise InputError(f"{dataset.root}: no images of the split `{split}`. Use --split all, or add a splits.csv.")
-    return chosen
-
-
-def _split_of(word: str) -> Split | None:
-    return next((split for split in SPLITS if split == word), None)
-
-
-def _groups(items: Sequence[Item]) -> list[str] | None:
-    groups = [item.group for item in items if item.group is not None]
-    return groups if len(groups) == len(items) else None
 
 
 def _found(prediction: Path, truth: Path, on_progress: OnProgress) -> _Measured:

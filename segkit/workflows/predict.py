@@ -1,19 +1,14 @@
 """From slides and a model to class maps, objects and pictures."""
 
 import dataclasses
-import glob
-import logging
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from segkit import files
 from segkit.config import AUTO, PredictConfig
-from segkit.data.listing import name_of
-from segkit.errors import InputError, UsageError
 from segkit.inference.network import Predictor
 from segkit.inference.outputs import OUTPUTS, SlideOutputs
 from segkit.inference.pipeline import SlideLevel, Timings, run_tiles, with_channels
@@ -21,29 +16,22 @@ from segkit.inference.plan import Plan, make_plan
 from segkit.models.inference_form import resolve_device, resolve_precision
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overview
-from segkit.slides import IMAGE_SUFFIXES, Slide, open_slide
+from segkit.slides import Slide, open_slide
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
+from segkit.workflows.inputs import InputResult, find_inputs, finished_record, key_of_slide, work_through
 
 OVERVIEW = "overview.png"
 OVERVIEW_PX = 1500
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SlideResult:
+class SlideResult(InputResult):
     """What became of one input; `shares` is the area of each class, background included, as share of the slide."""
 
-    input: Path
-    folder: Path
-    status: Literal["done", "skipped", "failed"]
-    cause: str | None = None
-    exit_code: int = 0
     num_objects: int | None = None
-    shares: Mapping[str, float]
-    seconds: float | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +79,15 @@ def predict(
     paths = find_inputs(inputs)
     files.prepare_folder(out)
     if model is None:
-        model = runs.newest_model()
+        model = runs.newest_model("semantic")
         on_note(f"model: {model} (the newest finished run)")
     loaded = load_model(model)
     predictor = build_predictor(loaded, config)
-    results = []
-    for number, path in enumerate(paths, start=1):
-        stage = path.name if len(paths) == 1 else f"{path.name} ({number}/{len(paths)})"
-        results.append(
-            _predict_or_explain(path, stage, loaded, predictor, config, out, overwrite, on_progress, on_note)
-        )
-    return PredictResult(model=loaded.path, slides=results)
+
+    def work(path: Path, folder: Path, stage: str) -> SlideResult:
+        return _predict_slide(path, folder, stage, loaded, predictor, config, overwrite, on_progress, on_note)
+
+    return PredictResult(model=loaded.path, slides=work_through(paths, out, SlideResult, work, on_note))
 
 
 def build_predictor(model: Model, config: PredictConfig) -> Predictor:
@@ -116,73 +102,6 @@ def build_predictor(model: Model, config: PredictConfig) -> Predictor:
     )
 
 
-def find_inputs(inputs: Sequence[Path]) -> list[Path]:
-    """Return the files that files, folders and globs name, without repeats, in order.
-
-    Raises
-    ------
-    UsageError
-        Nothing is found, or two files would share an output folder.
-    """
-    found: dict[Path, None] = {}
-    for given in inputs:
-        if given.is_dir():
-            inside = _images_among(given.iterdir())
-            if not inside:
-                raise UsageError(f"{given}: no images in this folder (of {', '.join(sorted(IMAGE_SUFFIXES))}).")
-        elif glob.has_magic(str(given)) and not given.exists():
-            base = Path(given.anchor)
-            try:
-                inside = sorted(path for path in base.glob(str(given.relative_to(base))) if path.is_file())
-            except ValueError as error:
-                raise UsageError(f"{given}: is no pattern that can be searched for ({error}).") from error
-            if not inside:
-                raise UsageError(f"{given}: no file matches.")
-        else:
-            inside = [given]
-        found |= dict.fromkeys(inside)
-    nameless = [str(path) for path in found if name_of(path).strip(".") == ""]
-    if nameless:
-        raise UsageError("results are written to a folder named like the input. Rename these first:", nameless)
-    names = Counter(name_of(path) for path in found)
-    twice = [f"{name}: {', '.join(str(p) for p in found if name_of(p) == name)}" for name in names if names[name] > 1]
-    if twice:
-        raise UsageError("several inputs would write to the same folder. Predict them into different --out:", twice)
-    return list(found)
-
-
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    """Return the image files, sorted; hidden ones are left out (macOS puts a ._NAME beside each NAME)."""
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _predict_or_explain(
-    path: Path,
-    stage: str,
-    model: Model,
-    predictor: Predictor,
-    config: PredictConfig,
-    out: Path,
-    overwrite: bool,
-    on_progress: OnProgress,
-    on_note: OnNote,
-) -> SlideResult:
-    folder = out / name_of(path)
-    try:
-        return _predict_slide(path, folder, stage, model, predictor, config, overwrite, on_progress, on_note)
-    except (InputError, UsageError) as error:
-        # Full disks and the like would fail the other inputs, too: they end the command.
-        log.info("%s failed", path, exc_info=True)
-        on_note(f"failed: {error}")
-        return SlideResult(
-            input=path, folder=folder, status="failed", cause=str(error), exit_code=error.exit_code, shares={}
-        )
-
-
 def _predict_slide(
     path: Path,
     folder: Path,
@@ -195,14 +114,19 @@ def _predict_slide(
     on_note: OnNote,
 ) -> SlideResult:
     started = time.perf_counter()
-    if folder.resolve() == path.resolve().parent:
-        raise UsageError(f"{path}: lies in the folder that its results would be written to. Choose another --out.")
     with open_slide(path) as slide:
         key = _key_of(path, model, predictor, config)
-        finished = _finished_before(path, folder, key, overwrite)
+        finished = finished_record(folder, key, overwrite=overwrite)
         if finished is not None:
             on_note(f"{path.name}: finished before with the same model and settings, skipped")
-            return finished
+            return SlideResult(
+                input=path,
+                folder=folder,
+                status="skipped",
+                num_objects=finished["num_objects"],
+                shares=finished["shares"],
+                seconds=finished["seconds"],
+            )
         plan = make_plan(
             slide,
             model.spec,
@@ -244,38 +168,14 @@ def _predict_slide(
 
 
 def _key_of(path: Path, model: Model, predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
-    """Return what a result depends on: the slide's file, the model, the settings; not where the file lies."""
-    stat = path.stat()
+    """Return what a result depends on: the slide's content, the model, the settings."""
     return {
-        "slide": {
-            "bytes": stat.st_size,
-            "modified_ns": stat.st_mtime_ns,
-            "sha256_of_ends": files.sha256_of_ends(path),
-        },
+        "slide": key_of_slide(path),
         "model_sha256": model.sha256,
         "precision": predictor.precision,
         "device": predictor.device.type,
         "settings": config.model_dump(mode="json", exclude={"compute", "batch"}),
     }
-
-
-def _finished_before(path: Path, folder: Path, key: Mapping[str, Any], overwrite: bool) -> SlideResult | None:
-    record = runs.read_record(folder)
-    if record is None or overwrite or record.get("complete") is not True:
-        return None
-    if record.get("key") != key:
-        raise UsageError(
-            f"{folder}: holds a finished result of another slide, model or other settings. Choose another --out, or "
-            "replace it with --overwrite."
-        )
-    return SlideResult(
-        input=path,
-        folder=folder,
-        status="skipped",
-        num_objects=record["num_objects"],
-        shares=record["shares"],
-        seconds=record["seconds"],
-    )
 
 
 def _draw_overview(folder: Path, slide: Slide, plan: Plan, classes: Sequence[str], shares: Mapping[str, float]) -> None:

@@ -45,17 +45,20 @@ def point_latest_to(run: Path) -> None:
         files.point_link(run.parent / "latest", run.name)
 
 
-def newest_model() -> Path:
-    """Return the newest finished training under runs/.
+def newest_model(task: str | None = None) -> Path:
+    """Return the newest finished training under runs/, of one task (semantic, points) or any.
 
     Raises
     ------
     ModelError
         There is none.
     """
-    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if _is_finished_training(path.parent)]
+    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if _is_finished_training(path.parent, task)]
     if not finished:
-        raise ModelError(f"no finished training under {RUNS.resolve()}. Give --model, or run `segkit train` first.")
+        kind = {"semantic": " on masks", "points": " on points"}.get(task or "", "")
+        raise ModelError(
+            f"no finished training{kind} under {RUNS.resolve()}. Give --model, or run `segkit train` first."
+        )
     return max(finished, key=lambda run: (run / RECORD).stat().st_mtime)
 
 
@@ -112,8 +115,9 @@ def require_folder(path: Path, what: str) -> Path:
     return path
 
 
-def _is_finished_training(folder: Path) -> bool:
+def _is_finished_training(folder: Path, task: str | None) -> bool:
     record = read_record(folder) or {}
     named_otherwise = folder.is_symlink()  # `latest`
     trained = record.get("command") == "train" and record.get("complete") is True
-    return trained and not named_otherwise and (folder / MODEL_NAME).is_file()
+    suits = task is None or record.get("task") == task
+    return trained and suits and not named_otherwise and (folder / MODEL_NAME).is_file()

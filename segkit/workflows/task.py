@@ -66,6 +66,7 @@ def common_description(prepared: Prepared[LabelledImage] | Prepared[LabelledPoin
             "data": prepared.config.data.dir.resolve().name,
             "annotation": prepared.dataset.annotation,
             "ignore": prepared.dataset.ignore,
+            "hard_negatives": list(prepared.dataset.hard_negatives),
             "num_train": len(prepared.train),
             "num_val": len(prepared.val),
             "epochs": prepared.config.epochs,

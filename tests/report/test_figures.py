@@ -199,7 +199,8 @@ def test_curves_take_what_a_run_may_leave(tmp_path, rows):
 
 def test_the_best_epoch_is_the_first_with_the_highest_dice():
     rows = [{"epoch": epoch, "val_dice": value} for epoch, value in enumerate([0.1, None, 0.7, 0.5, 0.7])]
-    assert curves._best(rows) == (2, 0.7)
+    assert curves._best(rows, "val_dice") == (2, 0.7)
+    assert curves._best(rows, "val_f1") is None
 
 
 def test_curves_need_an_epoch(tmp_path):

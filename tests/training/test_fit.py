@@ -17,13 +17,16 @@ from segkit.config import AugmentConfig
 from segkit.data.augment import Augmenter, resolve_augment
 from segkit.data.sampling import PatchSource
 from segkit.errors import DivergedError
-from segkit.models.model_file import ModelSpec, UNetArguments, build_network, load_model
+from segkit.inference.network import Predictor
+from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
+from segkit.models.patch_cnn import PatchCNN
+from segkit.models.receptive_field import tile_grid
 from segkit.models.unet import UNet
 from segkit.training.checkpoint import load_newest
 from segkit.training.fit import FitResult, FitSettings, Normalise, fit
-from segkit.training.losses import Loss, dice_cross_entropy
+from segkit.training.losses import Loss, cross_entropy, dice_cross_entropy
 from segkit.training.samples import Batch, Samples
-from segkit.training.validation import LabelledImage, Validation
+from segkit.training.validation import LabelledImage, Validation, validate_pixels
 from tests.tiny import LEARNED, draw_field
 
 ARGUMENTS = UNetArguments(in_channels=1, num_classes=2, base_channels=4, depth=1, form="modern", dropout=0)
@@ -38,14 +41,22 @@ def settings(**changes: Any) -> FitSettings:
     values: dict[str, Any] = {
         "epochs": 2, "steps_per_epoch": 4, "batch": 4, "learning_rate": 0.02, "weight_decay": 1e-4, "warmup_steps": 2,
         "schedule": "polynomial", "clip_norm": 10.0, "seed": 3, "workers": 0, "device": torch.device("cpu"),
-        "precision": "float32",
+        "precision": "float32", "metric": "dice",
     }  # fmt: skip
     return FitSettings(**(values | changes))
 
 
 def build_seeded() -> UNet:
     torch.manual_seed(3)
-    return build_network(ARGUMENTS, device="cpu")
+    network = build_network(ARGUMENTS, device="cpu")
+    assert isinstance(network, UNet)
+    return network
+
+
+def validate_fields(network: UNet) -> Validation:
+    images = [LabelledImage(f"f{number}", image, mask) for number, (image, mask) in enumerate(FIELDS[4:])]
+    predictor = Predictor(network, SPEC, device=torch.device("cpu"), precision="float32", dihedral=False)
+    return validate_pixels(images, predictor, tile_grid(network), on_image=lambda *_: None)
 
 
 @dataclass
@@ -54,11 +65,20 @@ class Training:
 
     run: Path
     network: UNet = field(default_factory=build_seeded)
+    spec: ModelSpec = SPEC
     steps: list[tuple[int, int, Mapping[str, Any]]] = field(default_factory=list)
     weights: list[dict[str, Tensor]] = field(default_factory=list)
     epochs: list[tuple[Mapping[str, float | None], Validation, bool]] = field(default_factory=list)
 
-    def start(self, *, loss: Loss = dice_cross_entropy, **changes: Any) -> FitResult:
+    def start(
+        self,
+        *,
+        loss: Loss = dice_cross_entropy,
+        validate: Callable[[], Validation] | None = None,
+        resume: bool = False,
+        until: int | None = None,
+        **changes: Any,
+    ) -> FitResult:
         source = PatchSource(
             [image for image, _ in FIELDS[:4]], [mask for _, mask in FIELDS[:4]], patch_px=32, balanced=0.5,
             num_classes=2,
@@ -70,16 +90,16 @@ class Training:
         )
         return fit(
             self.network,
-            SPEC,
+            self.spec,
             settings(**changes),
             loss=loss,
             samples=Samples(source, Augmenter(resolve_augment(AugmentConfig(), 1), 32), 3),
-            validation_images=[LabelledImage(f"f{n}", image, mask) for n, (image, mask) in enumerate(FIELDS[4:])],
+            validate=validate or (lambda: validate_fields(self.network)),
             validation_patches=patches,
             run=self.run,
-            resume=False,
+            resume=resume,
+            until=until,
             on_step=self.on_step,
-            on_validated=lambda *_: None,
             on_epoch=lambda *values: self.epochs.append(values),
             on_note=lambda _: None,
         )
@@ -130,17 +150,16 @@ def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
 
 @pytest.mark.parametrize(("scores", "best"), [([0.3, 0.6, 0.5, 0.6], 2), ([0.0, 0.0], 1), ([0.1, 0.2, 0.3], 3)])
 def test_the_first_of_the_best_epochs_is_kept(
-    training: Training, monkeypatch: pytest.MonkeyPatch, scores: list[float], best: int
+    training: Training, scores: list[float], best: int
 ) -> None:
     remaining = iter(scores)
 
-    def pretend(*_: Any, **__: Any) -> Validation:
+    def pretend() -> Validation:
         score = next(remaining)
-        return Validation(score, {"disk": score}, [], [])
+        return Validation(score=score, by_class={"disk": score})
 
-    monkeypatch.setattr("segkit.training.fit.validate", pretend)
-    result = training.start(epochs=len(scores), steps_per_epoch=1)
-    assert (result.best_epoch, result.score, result.dice) == (best, scores[best - 1], {"disk": scores[best - 1]})
+    result = training.start(epochs=len(scores), steps_per_epoch=1, validate=pretend)
+    assert (result.best_epoch, result.score, result.by_class) == (best, scores[best - 1], {"disk": scores[best - 1]})
     model = load_model(training.run)
     assert model.spec.training == {"seed": 3, "best_epoch": best}
     assert model.spec.scores == {"dice": scores[best - 1], "dice/disk": scores[best - 1]}
@@ -148,9 +167,9 @@ def test_the_first_of_the_best_epochs_is_kept(
     assert [number for number, (_, _, is_best) in enumerate(training.epochs, 1) if is_best][-1] == best
 
 
-def test_a_class_that_is_nowhere_has_no_score(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segkit.training.fit.validate", lambda *_, **__: Validation(0.0, {"disk": None}, [None], []))
-    assert training.start().dice == {"disk": None}
+def test_a_class_that_is_nowhere_has_no_score(training: Training) -> None:
+    result = training.start(validate=lambda: Validation(score=0.0, by_class={"disk": None}))
+    assert result.by_class == {"disk": None}
     assert '"disk"' not in (training.run / "metrics.csv").read_text()
     assert load_model(training.run).spec.scores == {"dice": 0.0, "dice/disk": None}
 
@@ -234,7 +253,9 @@ def test_pixels_are_normalised_by_channel() -> None:
 def test_a_paper_form_is_compared_with_the_middle_of_the_mask(tmp_path: Path) -> None:
     arguments = ARGUMENTS.model_copy(update={"form": "paper"})
     torch.manual_seed(0)
-    training = Training(tmp_path, network=build_network(arguments, device="cpu"))
+    network = build_network(arguments, device="cpu")
+    assert isinstance(network, UNet)
+    training = Training(tmp_path, network=network)
     seen: list[tuple[torch.Size, torch.Size]] = []
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -243,3 +264,50 @@ def test_a_paper_form_is_compared_with_the_middle_of_the_mask(tmp_path: Path) ->
 
     assert training.start(epochs=4, steps_per_epoch=15, loss=loss).score > LEARNED
     assert set(seen[:-1]) <= {((4, 2, 16, 16), (4, 16, 16)), ((2, 2, 16, 16), (2, 16, 16))}
+
+
+def test_a_training_in_parts_is_that_of_one_piece(training: Training, tmp_path: Path) -> None:
+    whole = Training(tmp_path / "whole")
+    expected = whole.start(epochs=4)
+    # The learning rate is that of all epochs, also where the loop ends before; what lies behind is not done again.
+    for until in (1, 3, 3, 2, 4):
+        result = training.start(epochs=4, resume=until > 1, until=until)
+    rates = [info["learning_rate"] for _, _, info in training.steps]
+    assert rates == [info["learning_rate"] for _, _, info in whole.steps]
+    assert all(equal(one, other) for one, other in zip(training.weights, whole.weights, strict=True))
+    assert (result.best_epoch, result.score) == (expected.best_epoch, expected.score)
+    assert load_model(training.run).sha256 == load_model(whole.run).sha256
+
+
+def test_the_loop_may_end_after_an_epoch_that_there_is_none_of(training: Training) -> None:
+    assert len(training.start(epochs=2, until=7).history) == 2
+
+
+def test_what_a_validation_finds_is_kept_with_the_best_model(tmp_path: Path) -> None:
+    """Thresholds, for one; and the score carries the name of what was measured."""
+    arguments = PatchCNNArguments(
+        in_channels=1, num_classes=2, form="linear", patch_px=32, base_channels=1, depth=1, dropout=0
+    )
+    detection = DetectionSpec(match_radius="6px", smooth_radius="3px", nms_radius="6px", stride=2, thresholds=[0.5])
+    spec = ModelSpec.model_validate(
+        {
+            **SPEC.model_dump(), "architecture": "patch_cnn", "task": "points", "arguments": arguments,
+            "detection": detection,
+        }
+    )  # fmt: skip
+    network = build_network(arguments, device="cpu")
+    assert isinstance(network, PatchCNN)
+    found = iter([(0.4, 0.1), (0.6, 0.25), (0.5, 0.9)])
+
+    def validate() -> Validation:
+        score, threshold = next(found)
+        changes = {"detection": detection.model_copy(update={"thresholds": [threshold]})}
+        return Validation(score=score, by_class={"disk": score}, changes=changes)
+
+    training = Training(tmp_path, network=network, spec=spec)  # type: ignore[arg-type]
+    result = training.start(epochs=3, steps_per_epoch=1, validate=validate, metric="f1", loss=cross_entropy)
+    model = load_model(tmp_path)
+    assert (result.best_epoch, result.score, result.by_class) == (2, 0.6, {"disk": 0.6})
+    assert model.spec.detection == detection.model_copy(update={"thresholds": [0.25]})
+    assert model.spec.scores == {"f1": 0.6, "f1/disk": 0.6}
+    assert [row["val_f1"] for row in result.history] == [0.4, 0.6, 0.5]

@@ -11,7 +11,8 @@ from segkit.errors import InputError
 from segkit.geometry import Box
 from segkit.models.model_file import load_model
 from segkit.slides import open_slide
-from segkit.workflows.inspect import check, info, preview
+from segkit.workflows.inspect import check, info
+from segkit.workflows.preview import preview
 from tests.tiny import MPP, make_data, save_png, tiny_config
 
 

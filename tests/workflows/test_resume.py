@@ -1,6 +1,7 @@
 """A run that was stopped and resumed equals one that was not, bit for bit; nothing else passes for resuming."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from segkit.config import TrainConfig, build_config
 from segkit.errors import InputError, ModelError, UsageError
 from segkit.models.model_file import load_model
 from segkit.training.checkpoint import checkpoint_path, load_newest
-from segkit.training.validation import validate
+from segkit.training.validation import validate_pixels
 from segkit.workflows.train import TrainResult, train
 from tests.tiny import SPLITS, make_data, tiny_config
 
@@ -181,8 +182,8 @@ def test_a_run_is_unfinished_while_it_is_trained_on(stopped: Path) -> None:
 def test_the_best_model_is_not_replaced_by_a_worse_one(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_model(stopped).sha256
     monkeypatch.setattr(
-        "segkit.training.fit.validate",
-        lambda *arguments, **options: validate(*arguments, **options)._replace(score=0.0),
+        "segkit.workflows.mask_task.validate_pixels",
+        lambda *arguments, **options: replace(validate_pixels(*arguments, **options), score=0.0),
     )
     result = resume_run(stopped)
     assert result.best_epoch <= 2

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ def test_the_resolved_configuration_trains_the_same_model_again(tmp_path: Path, 
     assert load_model(other.model).sha256 != load_model(first.model).sha256
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def test_every_automatic_value_is_computed_and_told(tiny_data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     config = tiny_config(tiny_data, "epochs=1", "patches.size_px=auto", "workers=auto")
@@ -105,8 +114,10 @@ def test_every_automatic_value_is_computed_and_told(tiny_data: Path, tmp_path: P
     automatic = {note.removeprefix("automatic: ") for note in notes if note.startswith("automatic: ")}
     assert {"patches.size_px = 64", "augment.preset = histology", "data.mpp = 0.5"} <= automatic
     assert not [line for line in automatic if line.startswith(("model.base_channels", "compute.precision"))]
-    left = [line for line in (tmp_path / "run" / "config.yaml").read_text().splitlines() if line.endswith(": auto")]
-    assert left == ["  classes: auto"]  # the data folder says it, and dataset.yaml can say more than a list of names
+    # The data folder names classes, and dataset.yaml can say more than a list of names. Masks have no points.
+    left = {key for key, value in flat(resolved.model_dump()) if value == "auto"}
+    points = {f"points.{name}_radius" for name in ("match", "positive", "near")}
+    assert left == {"data.classes", "data.hard_negatives"} | points
     assert resolved.patches.size_px == 64
     log = (tmp_path / "run" / "log.txt").read_text()
     assert all(note in log for note in notes)

@@ -1,0 +1,43 @@
+"""Which images of a data folder are evaluated."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from segkit.data.layout import Dataset, Item
+from segkit.data.listing import SPLITS, Split
+from segkit.errors import InputError
+from segkit.models.model_file import Model
+from segkit.workflows import runs
+from segkit.workflows.callbacks import OnNote
+
+
+def items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> list[Item]:
+    """Return the images of a split (or `all`), as the model's training split them.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    items = list(dataset.items)
+    run = model.path.parent
+    if split != "all" and (run / runs.SPLITS).exists():
+        # The training's splits come first: where it drew validation images itself, the folder does not know them.
+        known = runs.read_splits(run)
+        if {item.name for item in items} <= known.keys():
+            items = [replace(item, split=_split_of(known[item.name])) for item in items]
+            on_note(f"splits: those of the training, {run / runs.SPLITS}")
+    chosen = [item for item in items if split in {"all", item.split}]
+    if not chosen:
+        raise InputError(f"{dataset.root}: no images of the split `{split}`. Use --split all, or add a splits.csv.")
+    return chosen
+
+
+def _split_of(word: str) -> Split | None:
+    return next((split for split in SPLITS if split == word), None)
+
+
+def groups_of(items: Sequence[Item]) -> list[str] | None:
+    """Return the group of each image; None unless all have one."""
+    groups = [item.group for item in items if item.group is not None]
+    return groups if len(groups) == len(items) else None
