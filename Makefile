@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-startup real-isbi2012 real-glioma clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup real-isbi2012 real-glioma real-crc real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -25,12 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-demo: setup  ## check, train, predict and evaluate on sample_data/
+demo: setup  ## check, train, predict, find mitoses and evaluate on sample_data/
 	rm -rf $(DEMO)
 	$(BIN)/segkit check sample_data
 	$(BIN)/segkit train --data sample_data --config configs/sample.yaml --out $(DEMO)/run
 	$(BIN)/segkit predict sample_data/slide/tissue.tif --model $(DEMO)/run --out $(DEMO)/predictions
 	$(BIN)/segkit evaluate --data sample_data --model $(DEMO)/run --split test --out $(DEMO)/evaluation
+	$(BIN)/segkit train --data sample_data --config configs/sample_mitoses.yaml --out $(DEMO)/mitoses
+	$(BIN)/segkit sliding-window sample_data/slide/tissue.tif --model $(DEMO)/mitoses --verify 20 --out $(DEMO)/detections
 	@echo
 	@echo "Done. Pictures to open:"
 	@echo "  $(DEMO)/run/figures/first_batch.png         what the training saw"
@@ -38,6 +40,8 @@ demo: setup  ## check, train, predict and evaluate on sample_data/
 	@echo "  $(DEMO)/run/figures/validation.png          what it learned"
 	@echo "  $(DEMO)/predictions/tissue/overview.png     the slide, segmented"
 	@echo "  $(DEMO)/evaluation/figures/                 each test image, right and wrong"
+	@echo "  $(DEMO)/detections/tissue/overview.png      the slide's mitoses"
+	@echo "  $(DEMO)/detections/tissue/windows.png       the same, close up"
 
 $(DEMO)/run/run.json:
 	$(MAKE) demo
@@ -56,6 +60,9 @@ bench-reading: setup  ## speed and memory of reading slides, beside OpenSlide
 bench-predict: setup $(DEMO)/run/run.json  ## wall time of predict beside that of the network alone
 	$(BIN)/python benchmarks/predict.py --model $(DEMO)/run
 
+bench-window: setup  ## the dense forms of a patch CNN beside the naive scan
+	$(BIN)/python benchmarks/sliding_window.py
+
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py
 
@@ -68,6 +75,18 @@ real-glioma: setup  ## train and measure on glioma nuclei (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/glioma_nuclei --config configs/glioma_nuclei.yaml --out runs/glioma
 	$(BIN)/segkit evaluate --data $(REAL_DATA)/glioma_nuclei --model runs/glioma --split test --set dihedral=true --out evaluation/glioma
 	$(BIN)/python benchmarks/otsu_baseline.py --data $(REAL_DATA)/glioma_nuclei --split test
+
+real-crc: setup  ## train, measure and look at nuclei from points (likewise)
+	$(BIN)/segkit train --data $(REAL_DATA)/crc_nuclei --config configs/crc_nuclei.yaml --out runs/crc
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/crc_nuclei --model runs/crc --set dihedral=true --out evaluation/crc
+	$(BIN)/segkit sliding-window $(REAL_DATA)/crc_nuclei/images/img31.png --model runs/crc --verify 100 --out detections/crc
+	$(BIN)/segkit sliding-window $(REAL_DATA)/wsi/CMU-1-Small-Region.svs --model runs/crc --verify 100 --out detections/crc
+
+real-amibr: setup  ## train on mitoses with each network (an hour)
+	for form in "modern 64" "dnn1 101" "dnn2 101"; do set -- $$form; \
+		$(BIN)/segkit train --data $(REAL_DATA)/amibr_mitosis --config configs/amibr_mitosis.yaml --set model.form=$$1 --set patches.size_px=$$2 --out runs/amibr_$$1 && \
+		$(BIN)/segkit evaluate --data $(REAL_DATA)/amibr_mitosis --model runs/amibr_$$1 --out evaluation/amibr_$$1 || exit; done
+	$(BIN)/segkit sliding-window $(REAL_DATA)/hpf_fields/images --model runs/amibr_dnn1 --stride 1 --mpp 0.25 --out detections/hpf
 
 clean:  ## remove what the demo, the tests and the tools leave
 	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks_cache

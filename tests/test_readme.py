@@ -11,14 +11,19 @@ import typer
 
 from segkit import errors
 from segkit.cli.app import COMMANDS, app, load_command
-from segkit.config import EvaluateConfig, PredictConfig, Section, TrainConfig, build_config
+from segkit.config import EvaluateConfig, PredictConfig, Section, SlidingWindowConfig, TrainConfig, build_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-KINDS: dict[str, type[Section]] = {"train": TrainConfig, "predict": PredictConfig, "evaluate": EvaluateConfig}
+KINDS: dict[str, type[Section]] = {
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "sliding-window": SlidingWindowConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -99,7 +104,15 @@ def test_the_exit_codes_that_are_shown_are_those_of_the_errors() -> None:
 
 def test_the_two_commands_and_the_verbs_are_on_the_first_screen() -> None:
     first_screen = [line.strip() for line in README.splitlines()[:20]]
-    for command in ("make demo", "make test", "segkit train", "segkit predict", "segkit evaluate", "segkit check"):
+    for command in (
+        "make demo",
+        "make test",
+        "segkit train",
+        "segkit predict",
+        "segkit sliding-window",
+        "segkit evaluate",
+        "segkit check",
+    ):
         assert any(line.startswith(command) for line in first_screen), command
 
 

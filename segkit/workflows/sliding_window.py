@@ -281,6 +281,7 @@ def _draw(folder: Path, slide: Slide, plan: Plan, detections: Detections, predic
         probability=heat,
     )
     side = max(2 * predictor.grid.halo + 1, SMALLEST_WINDOW_PX)
+    classes = predictor.spec.classes
     windows, captions = [], []
     for (y, x), index, score in zip(
         (detections.positions[:WINDOWS_SHOWN] / plan.downsample).tolist(),
@@ -290,7 +291,7 @@ def _draw(folder: Path, slide: Slide, plan: Plan, detections: Detections, predic
     ):
         box = Box(int(y) - side // 2, int(x) - side // 2, side, side)
         windows.append(with_channels(slide.read_mirrored(box, plan.level), 3))
-        captions.append(f"{predictor.spec.classes[index]} {score:.2f}")
+        captions.append(f"{score:.2f}" if len(classes) == 2 else f"{score:.2f} {classes[index]}")
     if windows:
         draw_contact_sheet(windows, captions, folder / CONTACT_SHEET, title=f"{slide.path.name}: highest scores")
 
