@@ -80,50 +80,81 @@ class ObjectTracer:
                 open_labels[labels[-1]] = True
                 open_labels[0] = False
                 still_open[open_labels[labels]] = class_index
-            for number, box in enumerate(ndimage.find_objects(labels), start=1):
-                if not open_labels[number]:
-                    self._on_object(_measure(class_index, labels[box] == number, foreground[box], box, self._top))
+            self._pass_on(class_index, labels, ~open_labels, foreground)
         rows = np.flatnonzero(still_open.any(axis=1))
         first = int(rows[0]) if rows.size else len(mask)
         self._top += first
         self._mask = still_open[first:] if rows.size else None
         self._foreground = foreground[first:] if rows.size else None
 
+    def _pass_on(
+        self, class_index: int, labels: NDArray[np.int32], wanted: NDArray[np.bool_], foreground: NDArray[np.uint8]
+    ) -> None:
+        """Measure and pass on the components that are wanted, all at once: thousands of them are usual."""
+        wanted[0] = False
+        area = np.bincount(labels.ravel())
+        ys, xs = np.nonzero(labels)
+        found = labels[ys, xs]
+        sums = [np.bincount(found, weights, minlength=len(area)) for weights in (ys, xs, foreground[ys, xs])]
+        for number, rings in trace_rings(labels, wanted).items():
+            y, x, probability = (float(values[number] / area[number]) for values in sums)
+            for ring in rings:
+                ring[:, 1] += self._top
+            self._on_object(
+                MapObject(
+                    class_index=class_index,
+                    rings=rings,
+                    area_px=int(area[number]),
+                    x=x + 0.5,
+                    y=y + self._top + 0.5,
+                    perimeter_px=float(sum(np.hypot(*np.diff(ring, axis=0).T).sum() for ring in rings)),
+                    probability=probability / 255,
+                )
+            )
 
-def _measure(
-    class_index: int, inside: NDArray[np.bool_], foreground: NDArray[np.uint8], box: tuple[slice, slice], top: int
-) -> MapObject:
-    y0, x0 = box[0].start + top, box[1].start
-    ys, xs = np.nonzero(inside)
-    rings = trace_rings(inside)
-    for ring in rings:
-        ring += (x0, y0)  # noqa: PLW2901 (in place)
-    return MapObject(
-        class_index=class_index,
-        rings=rings,
-        area_px=len(ys),
-        x=float(xs.mean()) + x0 + 0.5,
-        y=float(ys.mean()) + y0 + 0.5,
-        perimeter_px=float(sum(np.hypot(*np.diff(ring, axis=0).T).sum() for ring in rings)),
-        probability=float(foreground[inside].mean()) / 255,
-    )
 
-
-def trace_rings(inside: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Return the outline of a 4-connected component and then its holes, (N, 2) float64 x, y, closed.
+def trace_rings(labels: NDArray[np.int32], wanted: NDArray[np.bool_]) -> dict[int, list[NDArray[np.float64]]]:
+    """Return the outline of each wanted 4-connected component and then its holes, (N, 2) float64 x, y, closed.
 
     Points lie half-way between the centres of pixels inside and outside (marching squares at 0.5); those on a
     straight line between their neighbours are left out.
+
+    Parameters
+    ----------
+    labels
+        (H, W) numbers of components, 0 outside.
+    wanted
+        For each number, whether its rings are wanted.
     """
-    contours = find_contours(np.pad(inside, 1).astype(np.float64), 0.5, fully_connected="low")
-    # Undo the padding, put pixel centres at + 0.5, and turn (row, column) into (x, y).
-    rings = [_without_collinear(contour[:, ::-1] - 0.5) for contour in contours]
-    # The outline encloses the holes, so it is the ring that begins furthest left.
-    return sorted(rings, key=lambda ring: float(ring[:, 0].min()))
+    if not wanted.any():
+        return {}
+    contours = find_contours(np.pad(wanted[labels], 1).astype(np.float64), 0.5, fully_connected="low")
+    # Undo the padding. A point lies between a pixel inside and one outside; the one inside tells the component.
+    first = np.array([contour[0] for contour in contours]) - 1
+    (y0, x0), (y1, x1) = np.floor(first).astype(int).T, np.ceil(first).astype(int).T
+    padded = np.pad(labels, 1)
+    numbers = np.maximum(padded[y0 + 1, x0 + 1], padded[y1 + 1, x1 + 1])
+    rings: dict[int, list[NDArray[np.float64]]] = {number: [] for number in np.flatnonzero(wanted).tolist()}
+    # Pixel centres at + 0.5; (row, column) becomes (x, y).
+    for number, ring in zip(
+        numbers.tolist(), _without_collinear([one[:, ::-1] - 0.5 for one in contours]), strict=True
+    ):
+        rings[number].append(ring)
+    for parts in rings.values():
+        # The outline encloses the holes, so it is the ring that begins furthest left.
+        parts.sort(key=lambda ring: float(ring[:, 0].min()))
+    return rings
 
 
-def _without_collinear(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    points = ring[:-1]
-    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-    corners = points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
-    return np.concatenate([corners, corners[:1]])
+def _without_collinear(rings: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Leave out the points of closed rings that lie on a straight line between their neighbours."""
+    points = np.concatenate([ring[:-1] for ring in rings])
+    ends = np.cumsum([len(ring) - 1 for ring in rings])
+    starts = np.concatenate([[0], ends[:-1]])
+    before, after = np.arange(len(points)) - 1, np.arange(len(points)) + 1
+    before[starts], after[ends - 1] = ends - 1, starts
+    arriving, leaving = points - points[before], points[after] - points
+    is_corner = arriving[:, 0] * leaving[:, 1] != arriving[:, 1] * leaving[:, 0]
+    corners = points[is_corner]
+    splits = np.cumsum(is_corner)[ends[:-1] - 1]
+    return [np.concatenate([ring, ring[:1]]) for ring in np.split(corners, splits)]

@@ -87,7 +87,7 @@ def test_diagonal_neighbours_are_two_objects() -> None:
 
 
 def test_straight_lines_have_no_points_between_their_ends() -> None:
-    (outline,) = trace_rings(np.ones((50, 80), bool))
+    ((outline,),) = trace_rings(np.ones((50, 80), np.int32), np.array([False, True])).values()
     assert len(outline) == 9  # eight corners of a rectangle with cut-off corners, closed
 
 
