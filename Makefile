@@ -86,7 +86,7 @@ real-amibr: setup  ## train on mitoses with each network (an hour)
 	for form in "modern 64" "dnn1 101" "dnn2 101"; do set -- $$form; \
 		$(BIN)/segkit train --data $(REAL_DATA)/amibr_mitosis --config configs/amibr_mitosis.yaml --set model.form=$$1 --set patches.size_px=$$2 --out runs/amibr_$$1 && \
 		$(BIN)/segkit evaluate --data $(REAL_DATA)/amibr_mitosis --model runs/amibr_$$1 --out evaluation/amibr_$$1 || exit; done
-	$(BIN)/segkit sliding-window $(REAL_DATA)/hpf_fields/images --model runs/amibr_dnn1 --stride 1 --mpp 0.25 --out detections/hpf
+	$(BIN)/segkit sliding-window $(REAL_DATA)/hpf_fields --model runs/amibr_dnn1 --stride 1 --mpp 0.25 --out detections/hpf
 
 clean:  ## remove what the demo, the tests and the tools leave
 	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks_cache

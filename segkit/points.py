@@ -4,10 +4,13 @@ Positions are (y, x) in pixels at level 0, in continuous coordinates: the centre
 the pixel that holds a position is its floor.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+FULL_SCORE: Final = 65_535
+"""What a probability of 1 is in a score map (uint16): whole numbers, so that what follows can count exactly."""
 
 
 class Points(NamedTuple):

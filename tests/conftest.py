@@ -48,3 +48,21 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = tiny_config(tiny_data, "epochs=4", "steps_per_epoch=15")
     return train(config, out=tmp_path_factory.mktemp("tiny") / "run").run
+
+
+@pytest.fixture(scope="session")
+def tiny_point_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder of points that a tiny patch CNN learns in a second; not to be changed."""
+    from tests.tiny import make_point_data
+
+    return make_point_data(tmp_path_factory.mktemp("tiny") / "points")
+
+
+@pytest.fixture(scope="session")
+def tiny_point_run(tiny_point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a training on `tiny_point_data`; not to be changed."""
+    from segkit.workflows.train import train
+    from tests.tiny import tiny_point_config
+
+    config = tiny_point_config(tiny_point_data, "epochs=4", "steps_per_epoch=15")
+    return train(config, out=tmp_path_factory.mktemp("tiny") / "point_run").run

@@ -20,7 +20,7 @@ import pytest
 SECONDS = 60.0
 PRELOADED = [
     *("segkit.cli.app", "segkit.data.warp", "torch.utils.data", "rich.console", "rich.table"),
-    *(f"segkit.workflows.{name}" for name in ("train", "predict", "evaluate", "inspect")),
+    *(f"segkit.workflows.{name}" for name in ("train", "predict", "sliding_window", "evaluate", "inspect")),
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -85,6 +85,33 @@ class Running:
         return (self._folder / f".{name}").read_text()
 
 
+Start = Callable[..., Running]
+"""Starts a command with arguments; the fixture `start` gives one."""
+
+
+def run(start: Start, *arguments: object) -> Ended:
+    return start(*arguments).wait()
+
+
+def message_of(ended: Ended) -> str:
+    """The message of a command that failed, of which nothing else of the kind was shown."""
+    assert "Traceback" not in ended.err
+    return "\n".join(line for line in ended.err.splitlines() if line.startswith(("segkit: ", "  - ")))
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*.partial"))
+
+
+def in_words(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def outputs_in(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in in_words(folder).items() if name not in {"run.json", ".lock"}}
+
+
 @contextlib.contextmanager
 def limited_file_size(size: int) -> Iterator[None]:
     """Let files of this process grow to `size` bytes only, which to a program looks like a full disk."""
@@ -104,6 +131,12 @@ def segkit(*arguments: str) -> None:
 
     sys.argv = ["segkit", *arguments]
     main()
+
+
+def with_full_disk(limit: str, *arguments: str) -> None:
+    """Be the command `segkit` where no file can grow beyond so many bytes."""
+    with limited_file_size(int(limit)):
+        segkit(*arguments)
 
 
 def _run_in(folder: Path, function: Callable[..., object], arguments: tuple[str, ...]) -> None:

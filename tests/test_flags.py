@@ -28,6 +28,23 @@ FLAGS = {
         "--precision",
         "--overwrite",
     },
+    "sliding-window": COMMON
+    | CONFIGURED
+    | {
+        "INPUT",
+        "--model",
+        "--out",
+        "--stride",
+        "--method",
+        "--verify",
+        "--threshold",
+        "--mpp",
+        "--tile",
+        "--dihedral",
+        "--no-dihedral",
+        "--device",
+        "--overwrite",
+    },
     "evaluate": COMMON | CONFIGURED | {"--data", "--model", "--split", "--pred", "--truth", "--out", "--device"},
     "check": COMMON | CONFIGURED | {"DIR"},
     "info": COMMON | {"FILE"},

@@ -1,4 +1,7 @@
-"""A task that a tiny network learns in a second: dark disks (class 1) on light ground, in data folders and slides."""
+"""Tasks that a tiny network learns in a second, in data folders and slides.
+
+Masks: dark disks (class 1) on light ground. Points: dark disks of one size among faint ones, which are look-alikes.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +34,28 @@ def draw_field(
     return image.clip(0, 255).astype(np.uint8), mask
 
 
+def draw_disks(
+    seed: int, height: int = 72, width: int = 80, channels: int = 3, classes: Sequence[str] = ("cell",)
+) -> tuple[NDArray[np.uint8], list[tuple[float, float, str]]]:
+    """Return an image, uint8 (H, W, C), and its points (y, x, label), at the centres of disks of radius 4.
+
+    The first class's disks are black, the second's dark grey; the faint ones are labelled as look-alikes.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    image = np.full((height, width, 1), 190.0)
+    points: list[tuple[float, float, str]] = []
+    brightness = {**dict(zip(classes, (30, 95), strict=False)), "look_alike": 155}
+    for number in range(40):
+        y, x = rng.uniform(4, height - 4), rng.uniform(4, width - 4)
+        if len(points) < height * width // 700 and all(np.hypot(y - b, x - a) > 12 for b, a, _ in points):
+            label = [*classes, *classes, "look_alike"][number % (2 * len(classes) + 1)]
+            image[np.hypot(rows - y, columns - x) <= 4] = brightness[label]
+            points.append((round(y, 2), round(x, 2), label))
+    noisy = image + rng.normal(0, 8, (height, width, channels))
+    return noisy.clip(0, 255).astype(np.uint8), points
+
+
 def save_png(path: Path, image: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(path)
@@ -57,6 +82,27 @@ def make_data(
     return root
 
 
+def make_point_data(
+    root: Path,
+    *,
+    channels: int = 3,
+    classes: Sequence[str] = ("cell",),
+    splits: Sequence[str] = SPLITS,
+    description: str = f"mpp: {MPP}\n",
+) -> Path:
+    """Write a data folder of points and return it."""
+    table = ["image,x,y,label"]
+    for number in range(len(splits)):
+        image, points = draw_disks(number, channels=channels, classes=classes)
+        save_png(root / "images" / f"disks{number}.png", image)
+        table += [f"disks{number},{x},{y},{label}" for y, x, label in points]
+    (root / "points.csv").write_text("\n".join([*table, ""]))
+    rows = "".join(f"disks{number},{split}\n" for number, split in enumerate(splits))
+    (root / "splits.csv").write_text(f"image,split\n{rows}")
+    (root / "dataset.yaml").write_text(description)
+    return root
+
+
 def write_slide(path: Path, image: NDArray[np.uint8], *, mpp: float | None = MPP) -> Path:
     """Write an image, uint8 (H, W, C), as a pyramid of 64 px tiles."""
     height, width, channels = image.shape
@@ -73,3 +119,12 @@ def tiny_config(data: Path, *assignments: str, file: Path | None = None) -> Trai
     ]
     flags: dict[str, Any] = {"data.dir": data}
     return build_config(TrainConfig, file=file, assignments=[*tiny, *assignments], flags=flags)
+
+
+def tiny_point_config(data: Path, *assignments: str, file: Path | None = None) -> TrainConfig:
+    """Return a configuration for a training on points of about a second."""
+    tiny = [
+        *("patches.size_px=17", "patches.batch=16", "points.match_radius=5px", "points.positive_radius=2px"),
+        *("points.near_radius=12px", "augment.preset=light", "optimiser.learning_rate=0.01"),
+    ]
+    return tiny_config(data, *tiny, *assignments, file=file)

@@ -291,5 +291,8 @@ def length_px(length: str, mpp: float | None) -> float:
     if found[2] == "px":
         return float(found[1])
     if mpp is None:
-        raise ConfigError(f"{length}: a length in um needs the micrometres per pixel. Give data.mpp, or pixels (6px).")
+        raise ConfigError(
+            f"{length}: a length in um needs the micrometres per pixel. Give them (data.mpp, --mpp, or mpp in "
+            "dataset.yaml), or a length in pixels (6px)."
+        )
     return float(found[1]) / mpp

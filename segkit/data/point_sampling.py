@@ -114,7 +114,9 @@ class PointSource:
             place = self._near_miss(rng)
         elif kind < self._shares.near_misses + self._shares.hard_negatives and self._hard.count:
             place = self._hard_negative(rng)
-        return (*(place or self._anywhere(rng)), 0)
+        place = place or self._anywhere(rng)
+        # Images that are nothing but objects have no negatives.
+        return self._positive(rng) if place is None else (*place, 0)
 
     def _positive(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
         numbers, positions, index = self._labelled[int(rng.integers(len(self._labelled)))]
@@ -161,7 +163,7 @@ class PointSource:
                 return place
         return None
 
-    def _anywhere(self, rng: np.random.Generator) -> tuple[int, int, int]:
+    def _anywhere(self, rng: np.random.Generator) -> tuple[int, int, int] | None:
         for _ in range(TRIES):
             place = int(rng.integers(self._places[-1]))
             number = int(np.searchsorted(self._places, place, side="right"))
@@ -169,7 +171,7 @@ class PointSource:
             found = self._if_negative(number, y + 0.5, x + 0.5)
             if found is not None:
                 return found
-        return number, y, x  # images that are nothing but objects: some place must do
+        return None
 
     def _if_negative(self, number: int, y: float, x: float) -> tuple[int, int, int] | None:
         """Return image, row and column if the pixel there lies inside and is a negative."""

@@ -24,6 +24,7 @@ some            none                recall, F1 0; precision undefined
 Positions are (y, x) float64 in pixels; any unit will do if the radius has the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -35,6 +36,7 @@ from scipy.sparse import csgraph
 from scipy.spatial import KDTree
 
 from segkit.evaluation.estimates import number, ratio
+from segkit.points import Detections, Points
 
 Counts = NDArray[np.integer | np.floating]
 
@@ -154,6 +156,30 @@ def count_points(
     if hard_negatives_yx is not None:
         num_hits = len(np.unique(candidate_pairs(false_yx, hard_negatives_yx, radius_px).detections))
     return PointCounts(len(matched), len(false_yx), len(truth_yx) - len(matched), num_hits)
+
+
+class Outcomes(NamedTuple):
+    """Positions, float64 (N, 2) y, x, of all classes: detections that are right, that are wrong, and points missed."""
+
+    right: NDArray[np.float64]
+    wrong: NDArray[np.float64]
+    missed: NDArray[np.float64]
+
+
+def outcomes(found: Detections, truth: Points, thresholds: Sequence[float], radius_px: float) -> Outcomes:
+    """Match the detections of an image that reach their class's threshold with its points, class by class.
+
+    `thresholds` has a value for each foreground class.
+    """
+    right, wrong, missed = [], [], []
+    for index, threshold in enumerate(thresholds, start=1):
+        detected = found.positions[(found.classes == index) & (found.scores >= threshold)]
+        true = truth.of_class(index)
+        pairs = matches(detected, true, radius_px)
+        right.append(detected[pairs[:, 0]])
+        wrong.append(np.delete(detected, pairs[:, 0], axis=0))
+        missed.append(np.delete(true, pairs[:, 1], axis=0))
+    return Outcomes(np.concatenate(right), np.concatenate(wrong), np.concatenate(missed))
 
 
 def precision(tp: Counts, fp: Counts) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ outside a suppressed disk is, without this, often the rim of the object inside i
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from segkit.geometry import mirror_indices
-from segkit.points import Detections
-
-FULL_SCORE: Final = 65535
-"""The value in a map that means a probability of 1."""
+from segkit.points import FULL_SCORE, Detections
 
 _BLOCK = 2**18  # values that are worked on at a time: what a CPU's cache holds
 _OUTSIDE = -1  # lower than any sum

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from segkit import files
 from segkit.data.point_files import shorten
 from segkit.errors import InputError
-from segkit.inference.detect import FULL_SCORE, Detector, DetectorSettings, MapGrid
+from segkit.inference.detect import Detector, DetectorSettings, MapGrid
 from segkit.masks import colour_of_class
-from segkit.points import Detections
+from segkit.points import FULL_SCORE, Detections
 from segkit.slides.geojson import GeoJSONWriter
 from segkit.slides.pyramid import PyramidWriter
 

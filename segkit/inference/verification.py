@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from segkit.geometry import Box
 from segkit.inference.pipeline import PixelSource
-from segkit.inference.window import SCORE_ONE, WindowPredictor
+from segkit.inference.window import WindowPredictor
+from segkit.points import FULL_SCORE
 
 
 class Verifier:
@@ -52,7 +53,7 @@ class Verifier:
             window = source.read(core.expand(naive.grid.halo))
             alone = naive.predict(window[None], [(slice(0, 1), slice(0, 1))])[0].scores[0, 0]
             largest = max(largest, _distance(scores.tolist(), alone.tolist()))
-        return largest / SCORE_ONE
+        return largest / FULL_SCORE
 
 
 def _distance(one: Sequence[int], other: Sequence[int]) -> int:

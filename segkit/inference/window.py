@@ -16,11 +16,10 @@ from segkit.models.inference_form import Precision, inference_form
 from segkit.models.lowering import NotConvertibleError
 from segkit.models.model_file import ModelSpec
 from segkit.models.patch_cnn import PatchCNN
+from segkit.points import FULL_SCORE
 
 Method = Literal["auto", "dense", "fragments", "atrous", "naive"]
 _Method = Literal["fragments", "atrous", "naive"]
-SCORE_ONE = 65_535
-"""The score 1 in uint16: probabilities are rounded to 1 / 65,535, so that what follows can count exactly."""
 NAIVE_BATCH = 256
 
 
@@ -132,7 +131,7 @@ class WindowPredictor:
                 f"{self.device}: a tile of {images_BHWC.shape[1]} x {images_BHWC.shape[2]} px (halo included) does not "
                 "fit its memory. Use a smaller --tile, or --device cpu."
             ) from error
-        scores = (probabilities[:, 1:] * SCORE_ONE).round().to(torch.int32).permute(0, 2, 3, 1).cpu().numpy()
+        scores = (probabilities[:, 1:] * FULL_SCORE).round().to(torch.int32).permute(0, 2, 3, 1).cpu().numpy()
         return [WindowPrediction(one[crop].astype(np.uint16)) for one, crop in zip(scores, crops, strict=True)]
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ Only what is exactly the same at every position can be converted. `lower` turns 
 rest with the layer's name.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +28,9 @@ from segkit.models.lowering import Convolution, Step, lower
 DenseForm = Literal["fragments", "atrous"]
 HEAD_VALUES = 2**20
 """Values of the widest map of the head that are computed at once; more would leave the caches and take memory."""
+HEAD_FRAGMENTS = 15
+"""Fragments that the head is run on at once: with one thread, torch adds up 1 x 1 convolutions in another order from a
+batch of 16 on, and tiles of different sizes would differ in the last bits."""
 
 
 class DenseNetwork(nn.Module):
@@ -116,17 +120,14 @@ class DenseNetwork(nn.Module):
         return self._run_head_of_rows(x, dilation)
 
     def _run_head_of_batches(self, x: Tensor) -> Tensor:
-        size = max(1, HEAD_VALUES // (self._widest * x.shape[-2] * x.shape[-1]))
-        return torch.cat([self._run_steps(part, 1) for part in torch.split(x, size)])
+        limit = min(HEAD_FRAGMENTS, HEAD_VALUES // (self._widest * x.shape[-2] * x.shape[-1]))
+        return torch.cat([self._run_steps(x[start:end], 1) for start, end in _pieces(x.shape[0], limit)])
 
     def _run_head_of_rows(self, x: Tensor, dilation: int) -> Tensor:
         overlap = (self._fields[len(self.body)] - 1) * dilation
         height = x.shape[-2] - overlap
-        rows = max(1, HEAD_VALUES // (self._widest * x.shape[0] * x.shape[-1]))
-        parts = [
-            self._run_steps(x[..., top : min(top + rows, height) + overlap, :], dilation)
-            for top in range(0, height, rows)
-        ]
+        limit = HEAD_VALUES // (self._widest * x.shape[0] * x.shape[-1])
+        parts = [self._run_steps(x[..., top : end + overlap, :], dilation) for top, end in _pieces(height, limit)]
         return torch.cat(parts, dim=-2)
 
     def _run_steps(self, x: Tensor, dilation: int) -> Tensor:
@@ -160,6 +161,17 @@ def _fields(steps: Sequence[Step]) -> list[int]:
     for step in reversed(steps):
         fields.append((fields[-1] - 1) * step.stride + step.span)
     return fields[::-1]
+
+
+def _pieces(length: int, limit: int) -> list[tuple[int, int]]:
+    """Return start and end of as few pieces as have `limit` at most, all about as long.
+
+    A last piece that is much shorter would be added up in another order, and its last bits differ from those of the
+    same positions in a longer one.
+    """
+    number = -(-length // max(1, limit))
+    edges = [length * index // number for index in range(number + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def _fit(x: Tensor, height: int, width: int) -> Tensor:

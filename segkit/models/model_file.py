@@ -234,6 +234,8 @@ def _check_weights(file: Path, network: nn.Module, weights: Mapping[str, Tensor]
 def _hash_of(weights: Mapping[str, Tensor], spec: ModelSpec) -> str:
     """Hash what results depend on: the weights and the description, without the story of the training."""
     used = spec.model_dump(mode="json", exclude={"training", "scores"})
+    if spec.detection is None:
+        del used["detection"]  # U-Nets were hashed before there was such a thing
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for name in sorted(weights):
         digest.update(name.encode())

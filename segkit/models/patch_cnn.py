@@ -33,7 +33,8 @@ class PatchCNN(nn.Module):
     num_classes
         Classes, background included.
     form
-        `modern`: per pooling one convolution with batch norm, the maps doubling, and a convolution over what is left.
+        `modern`: per pooling one convolution with batch norm, maps growing to twice as many, 3 x 3 convolutions until
+        at most 4 pixels are left, and one over these.
         `dnn1`, `dnn2`: the paper's. `lenet`: two 5 x 5 convolutions with average pooling and tanh, three linear layers
         (LeCun et al. 1998). `vgg`: two 3 x 3 convolutions per pooling with batch norm, two linear layers. `mlp`: one
         hidden layer. `linear`: logistic regression.
@@ -125,16 +126,19 @@ def _ciresan(
 def _modern(
     form: Form, channels: int, classes: int, size: int, maps: int, depth: int, dropout: nn.Module
 ) -> list[nn.Module]:
+    # Run densely, every layer works at full resolution: late layers cost most, so they stay narrow.
+    widths = [maps, maps * 3 // 2, 2 * maps]
     layers: list[nn.Module] = []
-    for _ in range(depth):
+    for number in range(depth):
         kernel = 4 if size % 2 else 3  # leaves an even size, so that pooling drops nothing
-        layers += [*_normed(channels, maps, kernel), nn.MaxPool2d(2)]
-        channels, maps, size = maps, 2 * maps, (size - kernel + 1) // 2
+        width = widths[min(number, 2)]
+        layers += [*_normed(channels, width, kernel), nn.MaxPool2d(2)]
+        channels, size = width, (size - kernel + 1) // 2
         _require_left(form, size, depth)
     while size > 4:
-        layers += _normed(channels, maps, 3)
-        channels, size = maps, size - 2
-    return [*layers, *_normed(channels, maps, size), dropout, nn.Conv2d(maps, classes, 1)]
+        layers += _normed(channels, 2 * maps, 3)
+        channels, size = 2 * maps, size - 2
+    return [*layers, *_normed(channels, 2 * maps, size), dropout, nn.Conv2d(2 * maps, classes, 1)]
 
 
 def _vgg(

@@ -47,8 +47,8 @@ def validate_points(
 ) -> PointValidation:
     """Find the points of whole images, choose thresholds and score them.
 
-    A class that is neither in the images nor detected keeps its threshold and has no F1. `on_image` is called after
-    each image with (images done, images).
+    A class that is not in the images keeps its threshold and has no F1; one that is, and is detected nowhere, keeps it
+    and has an F1 of 0. `on_image` is called after each image with (images done, images).
     """
     detections = []
     for number, one in enumerate(images, start=1):
@@ -69,8 +69,9 @@ def validate_points(
             ]
         )
         best = curve.best_threshold()
+        undetected = 0.0 if curve.num_truth else None
         thresholds.append(detection.thresholds[index - 1] if best is None else best[0])
-        f1s[name] = None if best is None else best[1]
+        f1s[name] = undetected if best is None else best[1]
         curves.append(_rows(curve))
     defined = [value for value in f1s.values() if value is not None]
     return PointValidation(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from segkit.data.layout import Dataset, Item
 from segkit.data.listing import SPLITS, Split
 from segkit.errors import InputError
+from segkit.inference.plan import MPP_TOLERANCE
 from segkit.models.model_file import Model
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
@@ -31,6 +32,17 @@ def items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> lis
     if not chosen:
         raise InputError(f"{dataset.root}: no images of the split `{split}`. Use --split all, or add a splits.csv.")
     return chosen
+
+
+def require_scale(dataset: Dataset, model: Model) -> None:
+    """Raise InputError if the images are of another scale than the model's, where both are known."""
+    images, trained = dataset.mpp, model.spec.mpp
+    if images and trained and max(images / trained, trained / images) > MPP_TOLERANCE:
+        raise InputError(
+            f"{dataset.root}: has {images:.4g} um per pixel, and the model was trained at {trained:.4g} "
+            f"({model.path}). Use a model of that scale, bring the images to its scale, or correct `mpp` in "
+            "dataset.yaml."
+        )
 
 
 def _split_of(word: str) -> Split | None:

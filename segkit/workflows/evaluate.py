@@ -25,8 +25,9 @@ from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.dataset_items import groups_of, items_of
+from segkit.workflows.dataset_items import groups_of, items_of, require_scale
 from segkit.workflows.evaluate_points import (
+    CURVE_TABLE,
     CURVES,
     Found,
     given_points,
@@ -95,7 +96,7 @@ def evaluate(
                 measured = _predicted(config, data, loaded, out, on_progress, on_note)
         elif prediction is not None and truth is not None:
             if has_detections(prediction):
-                measured = given_points(config, prediction, truth, out / FIGURES, on_progress)
+                measured = given_points(config, prediction, truth, out / FIGURES, on_progress, on_note)
             else:
                 measured = _found(prediction, truth, on_progress)
         else:
@@ -139,6 +140,8 @@ def _remove_former(out: Path, *folders: str) -> None:
     for path in [path for folder in folders for path in (out / folder).glob("*.png")]:
         if path.stem in record["images"]:
             path.unlink()
+    for name in (CURVES, CURVE_TABLE):
+        (out / name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -167,6 +170,7 @@ def _predicted(
     on_note: OnNote,
 ) -> _Measured:
     dataset, index_of = _as_the_model_sees_it(data, model)
+    require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
     predictor = build_predictor(model, PredictConfig(dihedral=config.dihedral, compute=config.compute))
     source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}

@@ -13,18 +13,19 @@ from segkit.data.points import read_points
 from segkit.errors import InputError, UsageError
 from segkit.evaluation.point_exports import write_point_report
 from segkit.evaluation.point_tables import PointReport, measure_points
-from segkit.evaluation.points import matches
+from segkit.evaluation.points import outcomes
 from segkit.inference.detection_outputs import DETECTION_TABLE, read_detections
 from segkit.inference.image_detection import detect_in_image
 from segkit.models.model_file import DetectionSpec, Model
 from segkit.points import Detections, Points
 from segkit.report.detections import draw_point_curves, draw_points_case
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.dataset_items import groups_of, items_of
-from segkit.workflows.sliding_window import build_window_predictor
+from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.sliding_window import build_window_predictor, say_if_naive
 
 MAX_FIGURES = 200
-CURVES = "curves.png"
+MAX_NAMED = 5
+CURVES, CURVE_TABLE = "curves.png", "curves.csv"
 
 
 @dataclass
@@ -55,20 +56,13 @@ class Found:
             self.figures.append(path)
 
     def _draw(self, image: NDArray[np.uint8], found: Detections, truth: Points, path: Path, name: str) -> None:
-        kept = found.scores >= np.array([np.inf, *self.thresholds])[found.classes]
-        right, wrong, missed = [], [], []
-        for index in range(1, len(self.classes)):
-            detected, true = found.positions[kept & (found.classes == index)], truth.of_class(index)
-            pairs = matches(detected, true, self.radius_px)
-            right.append(detected[pairs[:, 0]])
-            wrong.append(np.delete(detected, pairs[:, 0], axis=0))
-            missed.append(np.delete(true, pairs[:, 1], axis=0))
+        judged = outcomes(found, truth, self.thresholds, self.radius_px)
         draw_points_case(
             image,
             path,
-            true_positives=np.concatenate(right),
-            false_positives=np.concatenate(wrong),
-            false_negatives=np.concatenate(missed),
+            true_positives=judged.right,
+            false_positives=judged.wrong,
+            false_negatives=judged.missed,
             hard_negatives=truth.of_class(0),
             title=name,
         )
@@ -82,12 +76,14 @@ def predicted_points(
     Raises
     ------
     InputError
-        The folder's points are not of the model's classes.
+        The folder's points are not of the model's classes, or its images of another scale.
     """
     predictor, detection = build_window_predictor(
         [model], SlidingWindowConfig(dihedral=config.dihedral, compute=config.compute)
     )
+    say_if_naive(predictor, on_note)
     dataset = _as_the_model_sees_it(data, model)
+    require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
     mpp = model.spec.mpp if dataset.mpp is None else dataset.mpp
     radius = _radius(config, detection)
@@ -102,7 +98,7 @@ def predicted_points(
 
 
 def given_points(
-    config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress
+    config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
 ) -> Found:
     """Put what `sliding-window` left, NAME/detections.csv, beside the points of a data folder.
 
@@ -121,6 +117,12 @@ def given_points(
         raise InputError(f"{prediction}: these have no image of their name in {truth}:", unknown)
     if config.match_radius == AUTO:
         raise UsageError("the radius of a match is not known here: give it, e.g. --set match_radius=7.5um.")
+    without = [item.name for item in dataset.items if item.name not in tables]
+    if without:
+        on_note(
+            f"{len(without)} of {len(dataset.items)} images in {truth} have no detections in {prediction} and are left "
+            f"out: {', '.join(without[:MAX_NAMED])}{', ...' if len(without) > MAX_NAMED else ''}"
+        )
     found = Found(
         dataset.classes,
         length_px(config.match_radius, dataset.mpp),
@@ -137,7 +139,18 @@ def given_points(
 
 
 def has_detections(prediction: Path) -> bool:
-    """Tell whether a folder holds what `sliding-window` leaves."""
+    """Tell whether a folder holds what `sliding-window` leaves.
+
+    Raises
+    ------
+    UsageError
+        It is what was left for one image.
+    """
+    if (prediction / DETECTION_TABLE).is_file():
+        raise UsageError(
+            f"{prediction}: holds the detections of one image. Give the folder that it lies in, "
+            f"{prediction.resolve().parent}."
+        )
     return any(prediction.glob(f"*/{DETECTION_TABLE}"))
 
 
@@ -165,7 +178,8 @@ def _draw_curves(report: PointReport, path: Path) -> None:
     with_truth = [summary for summary in report.per_class if summary.curve.num_truth]
     size = report.area_mm2 or len(report.images)
     draw_point_curves(
-        {one.name: (one.curve.recall, one.curve.precision) for one in with_truth},
+        # All classes, so that each keeps its colour; without truth recall is not defined, and not drawn.
+        {one.name: (one.curve.recall, one.curve.precision) for one in report.per_class},
         path,
         chosen={one.name: (one.counts.recall or 0.0, one.counts.precision or 0.0) for one in with_truth},
         froc={one.name: (one.curve.false_positives / size, one.curve.recall) for one in with_truth},
@@ -189,4 +203,9 @@ def _as_the_model_sees_it(data: DataConfig, model: Model) -> Dataset:
     }
     if given["annotation"] != "points":
         raise InputError(f"{model.path}: finds points, and {data.dir} is to be read with {given['annotation']}.")
-    return load_dataset(data.model_copy(update=given))
+    try:
+        return load_dataset(data.model_copy(update=given))
+    except InputError as error:
+        raise InputError(
+            f"{data.dir}: cannot be used with {model.path}, which finds points:", error.problems or [error.message]
+        ) from error

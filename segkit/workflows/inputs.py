@@ -118,7 +118,7 @@ def find_inputs(inputs: Sequence[Path]) -> list[Path]:
     names = Counter(name_of(path) for path in found)
     twice = [f"{name}: {', '.join(str(p) for p in found if name_of(p) == name)}" for name in names if names[name] > 1]
     if twice:
-        raise UsageError("several inputs would write to the same folder. Predict them into different --out:", twice)
+        raise UsageError("several inputs would write to the same folder. Give each of them another --out:", twice)
     return list(found)
 
 

@@ -1,4 +1,4 @@
-"""Looking before working: check a data folder, describe a slide or model, preview augmentation."""
+"""Looking before working: check a data folder, describe a slide or model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,8 @@ from segkit.config import DataConfig
 from segkit.data.check import CheckReport, check_dataset
 from segkit.errors import InputError
 from segkit.models.model_file import MODEL_NAME, Model, load_model
-from segkit.models.patch_cnn import PatchCNN
 from segkit.slides import open_slide
 from segkit.workflows.callbacks import OnProgress, quiet_progress
-
-PREVIEW_IMAGES = 4
-PREVIEW_VARIANTS = 4
 
 
 def check(config: DataConfig, *, on_progress: OnProgress = quiet_progress) -> CheckReport:
@@ -71,6 +67,7 @@ def _model_info(model: Model) -> dict[str, Any]:
 
 
 def _tiling(model: Model) -> dict[str, Any]:
-    if isinstance(model.network, PatchCNN):
-        return {"patch_px": model.network.patch_px, "detection": model.spec.detection}
+    if model.spec.detection is not None:
+        # Without the curves, which are long: figures are made of them.
+        return {"patch_px": model.patch_cnn.patch_px, "detection": model.spec.detection.model_dump(exclude={"curves"})}
     return {"halo_px": model.grid.halo, "alignment_px": model.grid.alignment}

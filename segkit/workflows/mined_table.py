@@ -1,4 +1,4 @@
-"""What mining has found, as a table in the run folder."""
+"""What mining has found, as a table for each round in the run folder."""
 
 import csv
 from collections.abc import Sequence
@@ -11,6 +11,17 @@ from segkit.data.point_sampling import Mined
 from segkit.errors import InputError
 
 COLUMNS = ("image", "x", "y", "score")
+
+
+def mined_path(run: Path, number: int) -> Path:
+    """Return the table of a round, from 1 on."""
+    return run / "mining" / f"round_{number}.csv"
+
+
+def remove_mined(run: Path) -> None:
+    """Remove the tables of all rounds."""
+    for path in mined_path(run, 1).parent.glob("round_*.csv"):
+        path.unlink()
 
 
 def write_mined(path: Path, names: Sequence[str], mined: Sequence[Mined]) -> None:
@@ -37,7 +48,7 @@ def read_mined(path: Path, names: Sequence[str]) -> list[Mined]:
         with path.open(encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle):
                 rows[row["image"]].append((float(row["y"]), float(row["x"]), float(row["score"])))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Delete it, and the round is mined again.") from error
     tables = [np.array(rows[name], np.float64).reshape(-1, 3) for name in names]
     return [Mined(table[:, :2], table[:, 2]) for table in tables]

@@ -11,7 +11,7 @@ from segkit.config import length_px
 from segkit.data.augment import Augmenter
 from segkit.data.point_sampling import Mined, PointSource, Shares
 from segkit.data.sampling import sample_rng
-from segkit.evaluation.points import count_points, matches
+from segkit.evaluation.points import outcomes
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, build_network
 from segkit.models.patch_cnn import PatchCNN
@@ -21,7 +21,7 @@ from segkit.training.point_validation import LabelledPoints, PointValidation, va
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import Validation
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.mined_table import read_mined, write_mined
+from segkit.workflows.mined_table import mined_path, read_mined, write_mined
 from segkit.workflows.prepare import Prepared
 from segkit.workflows.settings import device_of
 from segkit.workflows.task import common_description
@@ -88,7 +88,7 @@ class PointTask:
         config = self._prepared.config
         mined: list[Mined] | None = None
         if number:
-            table = run / "mining" / f"round_{number}.csv"
+            table = mined_path(run, number)
             names = [one.name for one in self._prepared.train]
             if not table.exists():
                 write_mined(table, names, self._mine(number))
@@ -123,34 +123,20 @@ class PointTask:
         """Draw the validation image with the most errors."""
         assert isinstance(validation, PointValidation)
         match_px = length_px(self._detection.match_radius, self._prepared.dataset.mpp)
-        classes = range(1, len(self._prepared.dataset.classes))
-        thresholds = np.array([np.inf, *validation.thresholds])
-        errors = []
-        for one, found in zip(self._prepared.val, validation.detections, strict=True):
-            kept = found.scores >= thresholds[found.classes]
-            counts = [
-                count_points(found.positions[kept & (found.classes == index)], one.points.of_class(index), match_px)
-                for index in classes
-            ]
-            errors.append(sum(count.fp + count.fn for count in counts))
-        worst = int(np.argmax(errors))
-        one, found = self._prepared.val[worst], validation.detections[worst]
-        kept = found.scores >= thresholds[found.classes]
-        hits, misses, wrong = [], [], []
-        for index in classes:
-            detected, true = found.positions[kept & (found.classes == index)], one.points.of_class(index)
-            pairs = matches(detected, true, match_px)
-            hits.append(detected[pairs[:, 0]])
-            wrong.append(np.delete(detected, pairs[:, 0], axis=0))
-            misses.append(np.delete(true, pairs[:, 1], axis=0))
+        judged = [
+            outcomes(found, one.points, validation.thresholds, match_px)
+            for found, one in zip(validation.detections, self._prepared.val, strict=True)
+        ]
+        worst = int(np.argmax([len(one.wrong) + len(one.missed) for one in judged]))
+        shown = self._prepared.val[worst]
         draw_points_case(
-            one.image,
+            shown.image,
             path,
-            true_positives=np.concatenate(hits),
-            false_positives=np.concatenate(wrong),
-            false_negatives=np.concatenate(misses),
-            hard_negatives=one.points.of_class(0),
-            title=f"{one.name}: the validation image with the most errors",
+            true_positives=judged[worst].right,
+            false_positives=judged[worst].wrong,
+            false_negatives=judged[worst].missed,
+            hard_negatives=shown.points.of_class(0),
+            title=f"{shown.name}: the validation image with the most errors",
         )
 
     def _predictor(self) -> WindowPredictor:
@@ -180,9 +166,8 @@ class PointTask:
         return mined
 
     def _cut_validation_patches(self) -> Batch:
-        """Cut a fixed set of patches as training draws them; of the training images where validation has no points."""
-        has_points = any((one.points.classes > 0).any() for one in self._prepared.val)
-        source = point_source(self._prepared, self._prepared.val if has_points else self._prepared.train)
+        """Cut a fixed set of patches of the validation images, drawn as those of training are."""
+        source = point_source(self._prepared, self._prepared.val)
         drawn = [source.draw(sample_rng(0, 0, number), self._patch_px) for number in range(VALIDATION_PATCHES)]
         return Batch(
             torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in drawn])),

@@ -188,7 +188,7 @@ def _draw_overview(folder: Path, slide: Slide, plan: Plan, classes: Sequence[str
         classes,
         folder / OVERVIEW,
         shares=shares,
-        um_per_px=plan.mpp and plan.mpp * plan.height / height,
+        um_per_px=plan.mpp and plan.mpp * max(plan.height, plan.width) / max(height, width),
         title=slide.path.name,
     )
 

@@ -56,7 +56,7 @@ def prepare(
         on_note(text)
     if dataset.annotation == "points":
         train_points, val_points = _read(dataset, _read_points, on_progress)
-        resolved, notes = resolve_for_points(config, dataset, train_points)
+        resolved, notes = resolve_for_points(config, dataset, train_points, val_points)
         for text in notes:
             on_note(text)
         return Prepared(config=resolved, dataset=dataset, train=train_points, val=val_points)

@@ -64,7 +64,7 @@ def resolve_for_masks(
 
 
 def resolve_for_points(
-    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints]
+    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]
 ) -> tuple[TrainConfig, list[str]]:
     """Return the configuration of a patch CNN's training without `auto`, and a line for each value computed.
 
@@ -73,7 +73,8 @@ def resolve_for_points(
     ConfigError
         `model.form` is one of a U-Net, or a radius is in um and the scale is unknown.
     InputError
-        There are no points to learn from, or a patch is larger than an image.
+        There are no points to learn from, or none to choose the best epoch and thresholds by; or a patch is larger than
+        an image.
     """
     form = config.model.form
     if form == "paper":
@@ -81,15 +82,27 @@ def resolve_for_points(
             f"model.form = {form}: is a U-Net's, which learns from masks, and {dataset.root} is used with points. Take "
             "modern, dnn1, dnn2, lenet, vgg, mlp or linear."
         )
-    num_points = sum(int((one.points.classes > 0).sum()) for one in images)
+    num_points = _num_points(images)
     if num_points == 0:
         raise InputError(
             f"{dataset.root}: the training images have no points of a class. Label some, or change splits."
         )
+    if _num_points(validation) == 0:
+        raise InputError(
+            f"{dataset.root}: the validation images have no points of a class, by which the best epoch and the "
+            "thresholds could be chosen. Label some, or change splits."
+        )
     match = _given_or(config.points.match_radius, usual_match_radius(images, dataset.mpp))
-    match_px = length_px(match, dataset.mpp)
+    radii = {
+        "match_radius": match,
+        "positive_radius": _given_or(config.points.positive_radius, times(match, 0.5)),
+        "near_radius": _given_or(config.points.near_radius, times(match, 3)),
+    }
+    radii_px = {key: _pixels(key, length, dataset.mpp) for key, length in radii.items()}
     usual_px = (
-        CIRESAN_PX if form in ("dnn1", "dnn2") else min(max(round(5 * match_px) // 2 * 2 + 3, SMALLEST_PX), LARGEST_PX)
+        CIRESAN_PX
+        if form in ("dnn1", "dnn2")
+        else min(max(round(5 * radii_px["match_radius"]) // 2 * 2 + 3, SMALLEST_PX), LARGEST_PX)
     )
     size_px = _given_or(config.patches.size_px, usual_px)
     small = [
@@ -117,12 +130,12 @@ def resolve_for_points(
             "dropout": _given_or(config.model.dropout, 0.0),
         },
         loss="cross_entropy",
-        points={
-            "match_radius": match,
-            "positive_radius": _given_or(config.points.positive_radius, times(match, 0.5)),
-            "near_radius": _given_or(config.points.near_radius, times(match, 3)),
-        },
+        points=radii,
     )
+
+
+def _num_points(images: Sequence[LabelledPoints]) -> int:
+    return sum(int((one.points.classes > 0).sum()) for one in images)
 
 
 def usual_match_radius(images: Sequence[LabelledPoints], mpp: float | None) -> str:
@@ -140,9 +153,17 @@ def usual_match_radius(images: Sequence[LabelledPoints], mpp: float | None) -> s
     return f"{MATCH_PX}px" if mpp is None else f"{MATCH_UM}um"
 
 
+def _pixels(key: str, length: str, mpp: float | None) -> float:
+    try:
+        return length_px(length, mpp)
+    except ConfigError as error:
+        raise ConfigError(f"points.{key} = {error.message}") from error
+
+
 def times(length: str, factor: float) -> str:
     """Return a `Length` times a factor, in the same unit."""
-    return f"{float(length[:-2]) * factor:.4g}{length[-2:]}"
+    number = np.format_float_positional(float(length[:-2]) * factor, precision=4, fractional=False, trim="-")
+    return f"{number}{length[-2:]}"
 
 
 def _resolved(

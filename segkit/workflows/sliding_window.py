@@ -107,8 +107,7 @@ def sliding_window(
         on_note(f"model: {models[0]} (the newest finished run on points)")
     loaded = [load_model(path) for path in models]
     predictor, detection = build_window_predictor(loaded, config)
-    if predictor.reason is not None:
-        on_note(f"{predictor.reason} Every window is computed by itself, which is far slower.")
+    say_if_naive(predictor, on_note)
     job = _Job(loaded, predictor, detection, config, overwrite, on_progress, on_note)
     return SlidingWindowResult(
         models=[model.path for model in loaded],
@@ -137,25 +136,33 @@ def build_window_predictor(
     networks = [(model.patch_cnn, model.spec) for model in models]
     specs = [model.spec.detection for model in models if model.spec.detection is not None]
     first = specs[0]
-    thresholds = [sum(values) / len(specs) for values in zip(*(spec.thresholds for spec in specs), strict=True)]
-    detection = first.model_copy(
-        update={
-            "smooth_radius": first.smooth_radius if config.smooth_radius == AUTO else config.smooth_radius,
-            "nms_radius": first.nms_radius if config.nms_radius == AUTO else config.nms_radius,
-            "stride": first.stride if config.stride == AUTO else config.stride,
-            "thresholds": thresholds if config.threshold == AUTO else [config.threshold] * len(first.thresholds),
-        }
-    )
+    stride = first.stride if config.stride == AUTO else config.stride
     predictor = WindowPredictor(
         networks,
         device=resolve_device(config.compute.device),
         # The probabilities of a window are to be those of the same window by itself, and bfloat16 keeps 3 digits.
         precision="bfloat16" if config.compute.precision == "bfloat16" else "float32",
-        stride=detection.stride,
+        stride=stride,
         method=config.method,
         dihedral=config.dihedral,
     )
+    # Only here is it sure that all models have the same classes.
+    thresholds = [sum(values) / len(specs) for values in zip(*(spec.thresholds for spec in specs), strict=True)]
+    detection = first.model_copy(
+        update={
+            "smooth_radius": first.smooth_radius if config.smooth_radius == AUTO else config.smooth_radius,
+            "nms_radius": first.nms_radius if config.nms_radius == AUTO else config.nms_radius,
+            "stride": stride,
+            "thresholds": thresholds if config.threshold == AUTO else [config.threshold] * len(first.thresholds),
+        }
+    )
     return predictor, detection
+
+
+def say_if_naive(predictor: WindowPredictor, on_note: OnNote) -> None:
+    """Say why windows are computed one by one although nobody asked for it, if that is so."""
+    if predictor.reason is not None:
+        on_note(f"{predictor.reason} Every window is computed by itself, which is far slower.")
 
 
 def _scan_slide(path: Path, folder: Path, stage: str, job: _Job) -> WindowResult:
@@ -270,13 +277,14 @@ def _draw(folder: Path, slide: Slide, plan: Plan, detections: Detections, predic
         small = read_thumbnail(probability, rows, columns)[..., 0]
     heat = small[np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)]
     thumbnail = with_channels(read_thumbnail(slide, height, width), 3)
-    scale = height / slide.height
+    # An image of a few rows or columns is not shrunk as much in both directions.
+    scale = np.array([height / slide.height, width / slide.width])
     draw_detections_overview(
         thumbnail,
         detections._replace(positions=detections.positions * scale),
         predictor.spec.classes,
         folder / OVERVIEW,
-        um_per_px=plan.mpp and plan.mpp * plan.height / height,
+        um_per_px=plan.mpp and plan.mpp * max(plan.height, plan.width) / max(height, width),
         title=slide.path.name,
         probability=heat,
     )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.mask_task import MaskTask
+from segkit.workflows.mined_table import remove_mined
 from segkit.workflows.point_task import PointTask
 from segkit.workflows.prepare import Prepared, prepare
 from segkit.workflows.resolve import differences
@@ -101,10 +103,14 @@ def train(
                 return finished
         prepared = prepare(config, on_progress=on_progress, on_note=note)
         config, dataset = prepared.config, prepared.dataset
+        changed: Mapping[str, Any] = {}
         if resume is not None:
-            _require_same_training(run, prepared, note)
+            changed = _require_same_training(run, prepared, note)
             # From here on it is unfinished again.
             (run / runs.RECORD).unlink(missing_ok=True)
+        if resume is None or "epochs" in changed:
+            # The epochs after which hard negatives are mined follow from their number: what was found is of others.
+            remove_mined(run)
         files.write_csv(run / runs.SPLITS, split_rows(dataset), SPLIT_COLUMNS)
         files.write_text(run / runs.CONFIG, write_yaml(config))
         torch.manual_seed(config.seed)
@@ -164,11 +170,12 @@ def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
     record = runs.read_record(run)
     if record is None or record.get("complete") is not True or record.get("epochs", 0) < config.epochs:
         return None
+    metric = record.get("metric", "dice")  # the first runs had no other
     return TrainResult(
         run=run,
         model=run / MODEL_NAME,
         best_epoch=record["best_epoch"],
-        metric=(metric := record["metric"]),
+        metric=metric,
         score=record["scores"][metric],
         scores={name: record["scores"][f"{metric}/{name}"] for name in record["classes"][1:]},
         seconds=record["seconds"],
@@ -176,8 +183,8 @@ def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
     )
 
 
-def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> None:
-    """Let a resumed run go on only as it was begun; say what has changed and may.
+def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> Mapping[str, Any]:
+    """Let a resumed run go on only as it was begun; say and return the settings that have changed and may.
 
     Raises
     ------
@@ -214,6 +221,7 @@ def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> No
         note(f"changed since the run was begun: {key} = {value}")
     if "epochs" in changed:
         note("the learning rate falls over all epochs: the run will differ from one that had as many from the start")
+    return changed
 
 
 def _build_task(prepared: AnyPrepared, on_progress: OnProgress, on_note: OnNote) -> Task:

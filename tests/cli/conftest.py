@@ -1,11 +1,14 @@
 """The command line as a process of its own, with a workflow that does what a test wants."""
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import Running, Start, segkit
 
 # Stands in for segkit.workflows.inspect, whose `info` is the shortest way through the command line.
 WITH_FAKE_INFO = """
@@ -20,6 +23,20 @@ main()
 """
 
 Segkit = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a command in a folder of this test; none outlives the test."""
+    running: list[Running] = []
+
+    def start_one(*arguments: object) -> Running:
+        running.append(Running(tmp_path, segkit, *arguments))
+        return running[-1]
+
+    yield start_one
+    for one in running:
+        one.send(signal.SIGKILL, to_group=True)
 
 
 @pytest.fixture

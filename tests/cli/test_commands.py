@@ -1,5 +1,6 @@
 """Each command hands its options to one function and shows what that returns; the functions are stand-ins here."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,19 @@ from segkit.cli.app import app
 from segkit.config import AUTO
 from segkit.data.check import CheckReport, Facts, SplitFacts
 from segkit.errors import InputError
+from segkit.evaluation.point_tables import measure_points
 from segkit.evaluation.tables import measure_pixels
+from segkit.points import Detections, Points
 from segkit.workflows import evaluate as evaluate_module
 from segkit.workflows import inspect as inspect_module
 from segkit.workflows import predict as predict_module
+from segkit.workflows import preview as preview_module
 from segkit.workflows import sample as sample_module
+from segkit.workflows import sliding_window as sliding_window_module
 from segkit.workflows import train as train_module
 from segkit.workflows.evaluate import EvaluateResult
 from segkit.workflows.predict import PredictResult, SlideResult
+from segkit.workflows.sliding_window import SlidingWindowResult, WindowResult
 from segkit.workflows.train import TrainResult
 
 
@@ -64,6 +70,7 @@ TRAINED = TrainResult(
     run=Path("runs/x"),
     model=Path("runs/x/model.safetensors"),
     best_epoch=3,
+    metric="dice",
     score=0.8125,
     scores={"nucleus": 0.8125, "mitosis": None},
     seconds=61.0,
@@ -89,6 +96,9 @@ def test_train_builds_the_configuration_and_shows_what_it_left(stand_in: Callabl
     for words in ("best epoch", "0.8125", "1 min 01 s", "Look at: runs/x/figures/curves.png", "mitosis"):
         assert words in result.stdout
     assert "stage 1/1" in result.stderr
+    assert "mean Dice (validation)" in result.stdout
+    stand_in(train_module, "train", dataclasses.replace(TRAINED, metric="f1"))
+    assert "mean F1 (validation)" in run("train", "--data", "d").stdout
 
 
 def test_resuming_takes_the_configuration_of_the_run(stand_in: Callable[..., StandIn], tmp_path: Path) -> None:
@@ -150,6 +160,78 @@ def test_json_is_the_only_thing_on_standard_output_also_when_inputs_failed(stand
     assert [slide["status"] for slide in json.loads(result.stdout)["slides"]] == ["done", "failed"]
 
 
+def window_result(name: str, **values: Any) -> WindowResult:
+    known = {"status": "done", "num_detections": {"mitosis": 12, "other": 0}, "seconds": 83.0}
+    return WindowResult(input=Path(name), folder=Path("out") / Path(name).stem, **{**known, **values})
+
+
+def scan(*slides: WindowResult) -> SlidingWindowResult:
+    return SlidingWindowResult(models=[Path("m")], method="atrous", slides=list(slides))
+
+
+def test_sliding_window_hands_on_its_options(stand_in: Callable[..., StandIn]) -> None:
+    function = stand_in(
+        sliding_window_module, "sliding_window", scan(window_result("a.tif", largest_difference=1.2e-7))
+    )
+    result = run(
+        *("sliding-window", "a.tif", "b", "--model", "m", "--model", "n", "--stride", "4", "--method", "fragments"),
+        *("--verify", "7", "--threshold", "0.25", "--mpp", "0.5", "--tile", "256", "--no-dihedral", "--out", "out"),
+        *("--device", "cpu", "--set", "nms_radius=9um", "--set", "stride=8", "--overwrite"),
+    )
+    assert result.exit_code == 0, result.output
+    config = function.options["config"]
+    assert function.arguments == ([Path("a.tif"), Path("b")],)
+    assert function.options["models"] == [Path("m"), Path("n")]
+    assert (function.options["out"], function.options["overwrite"]) == (Path("out"), True)
+    assert (config.stride, config.method, config.verify, config.threshold) == (4, "fragments", 7, 0.25)
+    assert (config.mpp, config.tile, config.dihedral, config.compute.device) == (0.5, 256, False, "cpu")
+    assert (config.nms_radius, config.smooth_radius) == ("9um", AUTO)
+    words = ("Detections (atrous)", "a.tif", "done", "mitosis 12", "other 0", "1 min 23 s", "1.2e-07")
+    for word in (*words, "Look at: out/a/overview.png"):
+        assert word in result.stdout
+
+
+def test_sliding_window_alone_leaves_everything_to_the_model(stand_in: Callable[..., StandIn]) -> None:
+    function = stand_in(sliding_window_module, "sliding_window", scan(window_result("a.tif")))
+    result = run("sliding-window", "a.tif", "--threshold", "auto")
+    assert result.exit_code == 0, result.output
+    config = function.options["config"]
+    assert function.options["models"] == []
+    assert {config.stride, config.method, config.threshold, config.mpp, config.tile} == {AUTO}
+    assert (config.verify, config.dihedral, function.options["out"]) == (0, False, Path("detections"))
+    assert "difference" not in result.stdout
+
+
+def test_json_of_sliding_window_names_the_inputs_that_failed(stand_in: Callable[..., StandIn]) -> None:
+    bad = window_result("b.tif", status="failed", cause="is cut off.", exit_code=3, num_detections={}, seconds=None)
+    stand_in(sliding_window_module, "sliding_window", scan(window_result("a.tif", largest_difference=0.0), bad))
+    result = run("sliding-window", "a.tif", "b.tif", "--json")
+    assert result.exit_code == 5
+    assert "  - b.tif: is cut off." in result.stderr
+    document = json.loads(result.stdout)
+    assert (document["models"], document["method"]) == (["m"], "atrous")
+    assert [slide["status"] for slide in document["slides"]] == ["done", "failed"]
+    assert document["slides"][0]["num_detections"] == {"mitosis": 12, "other": 0}
+    assert [slide["largest_difference"] for slide in document["slides"]] == [0.0, None]
+    shown = run("sliding-window", "a.tif", "b.tif")
+    assert "failed" in shown.stdout
+    assert "Look at: out/b" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--stride", "0"), ("--method", "quick"), ("--verify", "-1"), ("--threshold", "1.5"), ("--set", "nms_radius=0um")],
+)
+def test_values_that_make_no_sense_are_refused_before_any_work(
+    stand_in: Callable[..., StandIn], wrong: tuple[str, str]
+) -> None:
+    function = stand_in(sliding_window_module, "sliding_window", scan(window_result("a.tif")))
+    result = run("sliding-window", "a.tif", *wrong)
+    assert result.exit_code == 2
+    assert function.options == {}
+    assert "nms_radius" in result.stderr or wrong[0].removeprefix("--") in result.stderr
+
+
 def evaluation() -> EvaluateResult:
     confusions = np.array([[[90, 2], [3, 5]], [[80, 4], [6, 10]]], np.int64)
     report = measure_pixels(["a", "b"], confusions, ["background", "nucleus"], num_samples=50)
@@ -172,6 +254,37 @@ def test_evaluate_as_json_is_the_content_of_metrics_json(stand_in: Callable[...,
     document = json.loads(run("evaluate", "--pred", "p", "--truth", "t", "--json").stdout)
     assert document["headline"]["value"] == pytest.approx(evaluation().report.headline.value)
     assert document["folder"] == "out"
+
+
+def points_evaluation(mpp: float | None = 0.5) -> EvaluateResult:
+    found = Detections(np.array([[5.0, 5.0], [20.0, 20.0]]), np.array([1, 1]), np.array([0.9, 0.8]))
+    truth = Points(np.array([[5.0, 6.0], [40.0, 40.0], [60.0, 60.0]]), np.array([1, 1, 1]))
+    report = measure_points(
+        ["a", "b"], [found, found], [truth, truth], ["background", "mitosis"],
+        radius_px=7.5, mpp=mpp, areas_px=[100, 100], thresholds=[0.5], num_samples=50,
+    )  # fmt: skip
+    return EvaluateResult(report=report, folder=Path("out"), figures=[Path("out/curves.png")])
+
+
+def test_evaluate_of_points_shows_metrics_with_intervals(stand_in: Callable[..., StandIn]) -> None:
+    function = stand_in(evaluate_module, "evaluate", points_evaluation())
+    result = run("evaluate", "--pred", "p", "--truth", "t", "--set", "match_radius=3.75um")
+    assert result.exit_code == 0, result.output
+    assert (function.options["prediction"], function.options["truth"]) == (Path("p"), Path("t"))
+    assert (function.options["data"], function.arguments[0].match_radius) == (None, "3.75um")
+    words = ("within 7.5 px (3.75 um)", "mitosis", "F1", "0.400", "AP", "2 right, 2 wrong, 4 missed", "out/curves.png")
+    for word in (*words, "out/summary.md", "resamplings of 2 images; with so few"):
+        assert word in result.stdout
+    stand_in(evaluate_module, "evaluate", points_evaluation(mpp=None))
+    assert "within 7.5 px, with" in run("evaluate", "--data", "d").stdout
+
+
+def test_evaluate_of_points_as_json_is_the_content_of_metrics_json(stand_in: Callable[..., StandIn]) -> None:
+    stand_in(evaluate_module, "evaluate", points_evaluation())
+    document = json.loads(run("evaluate", "--data", "d", "--json").stdout)
+    assert document["headline"]["value"] == pytest.approx(0.4)
+    assert (document["folder"], document["figures"]) == ("out", ["out/curves.png"])
+    assert document["classes"][0]["tp"] == 2
 
 
 def report(problems: list[str]) -> CheckReport:
@@ -198,6 +311,25 @@ def test_check_shows_facts_and_warnings(stand_in: Callable[..., StandIn]) -> Non
         assert words in result.stdout
 
 
+def test_check_of_points_shows_their_numbers_and_the_hard_negatives(stand_in: Callable[..., StandIn]) -> None:
+    facts = Facts(
+        annotation="points",
+        classes=("background", "mitosis"),
+        mpp=0.25,
+        num_images=4,
+        num_empty=1,
+        heights=(256, 256),
+        widths=(512, 512),
+        channels={3: 4},
+        splits={"train": SplitFacts(4, 2, (), 0, class_points=(17, 23))},
+    )
+    stand_in(inspect_module, "check", CheckReport(Path("d"), [], [], facts, None))
+    out = run("check", "d").stdout
+    for words in ("4, of which 1 have no point of a class", "Number of points", "hard negatives", "17", "23"):
+        assert words in out
+    assert "%" not in out
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 def test_check_ends_in_3_where_there_are_problems(stand_in: Callable[..., StandIn], as_json: list[str]) -> None:
     stand_in(inspect_module, "check", report(["x: has no mask", "y: is cut off"]))
@@ -219,7 +351,7 @@ def test_info_shows_nested_facts(stand_in: Callable[..., StandIn]) -> None:
 
 
 def test_preview_names_its_picture(stand_in: Callable[..., StandIn]) -> None:
-    function = stand_in(inspect_module, "preview", Path("p.png"))
+    function = stand_in(preview_module, "preview", Path("p.png"))
     result = run("preview", "--data", "d", "--out", "p.png", "--seed", "5")
     assert (function.arguments[0].seed, function.arguments[1]) == (5, Path("p.png"))
     assert result.stdout == "Look at: p.png\n"

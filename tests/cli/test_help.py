@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from segkit.cli.app import COMMANDS
-from segkit.config import EvaluateConfig, PredictConfig, Section, TrainConfig, describe
+from segkit.config import EvaluateConfig, PredictConfig, Section, SlidingWindowConfig, TrainConfig, describe
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SLOW_TO_IMPORT = (
@@ -74,6 +74,11 @@ def test_without_a_command_the_help_is_shown_and_the_exit_code_is_that_of_usage(
             PredictConfig,
             ["mpp", "tile", "batch", "dihedral", "probability", "min_area", "compute.precision"],
         ),
+        (
+            "sliding-window",
+            SlidingWindowConfig,
+            ["stride", "method", "verify", "threshold", "mpp", "tile", "dihedral", "compute.device"],
+        ),
         ("evaluate", EvaluateConfig, ["split", "compute.device"]),
         ("preview", TrainConfig, ["data.dir", "seed"]),
     ],
@@ -106,6 +111,8 @@ def test_the_version_is_the_packages(run_segkit: Run) -> None:
         ("segkit predict --pr", {"--probability", "--precision"}),
         ("segkit evaluate --split t", {"train", "test"}),
         ("segkit predict --precision ", {"auto", "float32", "bfloat16"}),
+        ("segkit sl", {"sliding-window"}),
+        ("segkit sliding-window --method ", {"auto", "dense", "fragments", "atrous", "naive"}),
     ],
 )
 def test_bash_completes(run_segkit: Run, words: str, expected: set[str]) -> None:

@@ -6,7 +6,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from segkit.cli.app import COMMANDS
 from segkit.files import folder_lock
 from segkit.models.model_file import load_model
 from segkit.training.checkpoint import load_newest, newest_epoch
-from tests.processes import Ended, Running, limited_file_size, segkit
+from tests.patch_model import draw_red_and_blue, make_model
+from tests.processes import (
+    Running,
+    Start,
+    in_words,
+    message_of,
+    outputs_in,
+    run,
+    segkit,
+    temporary_files,
+    with_full_disk,
+)
 from tests.tiny import draw_field, make_data, save_png, write_slide
 
 TINY = (
@@ -25,42 +36,6 @@ TINY = (
     *("--device", "cpu"),
 )
 CPU = ("--device", "cpu", "--precision", "float32")
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Return a function that starts a command in a folder of this test; none outlives the test."""
-    running: list[Running] = []
-
-    def start_one(*arguments: object) -> Running:
-        running.append(Running(tmp_path, segkit, *arguments))
-        return running[-1]
-
-    yield start_one
-    for one in running:
-        one.send(signal.SIGKILL, to_group=True)
-
-
-def run(start: Start, *arguments: object) -> Ended:
-    return start(*arguments).wait()
-
-
-def message_of(ended: Ended) -> str:
-    """The message of a command that failed, of which nothing else of the kind was shown."""
-    assert "Traceback" not in ended.err
-    return "\n".join(line for line in ended.err.splitlines() if line.startswith(("segkit: ", "  - ")))
-
-
-def temporary_files(folder: Path) -> list[Path]:
-    return list(folder.rglob(".*.partial"))
-
-
-def in_words(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, by relative path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
 
 # Training
 
@@ -162,11 +137,6 @@ def test_a_training_that_diverges_ends_in_6(start: Start, tiny_data: Path, tmp_p
     assert re.fullmatch(r"segkit: training diverged at step \d+: .*learning_rate.*", message_of(ended))
 
 
-def with_full_disk(limit: str, *arguments: str) -> None:
-    with limited_file_size(int(limit)):
-        segkit(*arguments)
-
-
 @pytest.mark.parametrize("limit", [4_000, 20_000, 60_000])
 def test_a_full_disk_ends_a_training_in_4_and_it_goes_on_when_there_is_room(
     start: Start, tiny_data: Path, uninterrupted: Path, tmp_path: Path, limit: int
@@ -208,10 +178,6 @@ def reference(slide: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFact
 
 def prediction(slide: object, model: Path, out: object, *more: object) -> tuple[object, ...]:
     return ("predict", slide, "--model", model, "--out", out, "--tile", 64, "--probability", *CPU, *more)
-
-
-def outputs_in(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in in_words(folder).items() if name not in {"run.json", ".lock"}}
 
 
 MOMENTS: dict[str, Callable[[Path], object]] = {
@@ -339,6 +305,10 @@ def test_each_command_gives_one_json_document(
     commands: dict[str, tuple[object, ...]] = {
         "train": (*training(tiny_data, "run", "--epochs", 1)[1:],),
         "predict": prediction(slide, tiny_run, "out")[1:],
+        "sliding-window": (
+            write_slide(tmp_path / "disks.tif", draw_red_and_blue(1).image),
+            *("--model", make_model(tmp_path / "patch.safetensors"), "--out", "found", "--verify", 5, *CPU[:2]),
+        ),
         "evaluate": ("--data", tiny_data, "--model", tiny_run, "--split", "test", "--set", "bootstrap=20"),
         "check": (tiny_data,),
         "info": (tiny_run,),
@@ -350,7 +320,7 @@ def test_each_command_gives_one_json_document(
         assert json.loads(ended.out, parse_constant=pytest.fail)
         assert message_of(ended) == ""
     assert commands.keys() == COMMANDS.keys() - {"make-sample"}  # which takes long; its data have tests of their own
-    assert {path.name for path in tmp_path.iterdir()} >= {"run", "out", "evaluation", "preview.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"run", "out", "found", "evaluation", "preview.png"}
 
 
 def test_a_name_cannot_steer_the_terminal(start: Start, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from skimage.measure import label
 from skimage.morphology import local_maxima
 
-from segkit.inference.detect import FULL_SCORE, Detector, DetectorSettings, MapGrid, _DiskSums, detect, suppress
-from segkit.points import Detections
+from segkit.inference.detect import Detector, DetectorSettings, MapGrid, _DiskSums, detect, suppress
+from segkit.points import FULL_SCORE, Detections
 
 TINY = 1e-3  # an NMS radius that suppresses nothing
 

@@ -1,5 +1,6 @@
 """A model file gives back the model, or says in one line why it cannot."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segkit.errors import ModelError
+from segkit.errors import ConfigError, ModelError
 from segkit.models.model_file import (
     METADATA_KEY,
+    DetectionSpec,
     ModelSpec,
+    PatchCNNArguments,
     UNetArguments,
     build_network,
     load_model,
     save_model,
 )
+from segkit.models.patch_cnn import FORMS, PatchCNN, usual_base_channels, usual_depth
+from segkit.models.unet import UNet
 
 
 def arguments(**changes: Any) -> UNetArguments:
@@ -101,6 +106,8 @@ def test_weights_of_another_network_are_listed(model_file: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"architecture": "patch_cnn"},  # with a U-Net's arguments
+        {"task": "points"},
         {"arguments": arguments().model_dump() | {"base_channels": 10**9}},  # would ask for all memory
         {"architecture": "transformer"},
         {"surprise": 1},
@@ -117,8 +124,138 @@ def test_descriptions_that_cannot_be_used_are_refused(model_file: Path, change: 
         load_model(model_file)
 
 
+def test_a_file_from_before_there_were_patch_cnns_is_as_good(model_file: Path) -> None:
+    """Its description has no word about detections, and the hash that it states was made of what there was."""
+    weights = load_file(model_file)
+    content = spec().model_dump(mode="json")
+    del content["detection"]
+    used = {key: value for key, value in content.items() if key not in {"scores", "training"}}
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].numpy().tobytes())
+    content["sha256"] = digest.hexdigest()
+    save_file(weights, model_file, metadata={METADATA_KEY: json.dumps(content)})
+    assert load_model(model_file).spec == spec()
+
+
 def test_an_edited_description_is_noticed(model_file: Path) -> None:
     """Another scale or normalisation gives another result, as other weights do."""
     with_description(model_file, {"mpp": 0.25})
     with pytest.raises(ModelError, match="damaged or edited"):
         load_model(model_file)
+
+
+DETECTION: dict[str, Any] = {
+    "match_radius": "7.5um", "smooth_radius": "3.75um", "nms_radius": "30px", "stride": 4, "thresholds": [0.25, 0.5],
+    "curves": [[(0.9, 1.0, 0.5, 0.666667), (0.25, 0.8, 0.9, 0.847059)], []],
+}  # fmt: skip
+
+
+def patch_arguments(**changes: Any) -> PatchCNNArguments:
+    values = {
+        "in_channels": 3, "num_classes": 3, "form": "modern", "patch_px": 33, "base_channels": 4, "depth": 2,
+        "dropout": 0.1,
+    }  # fmt: skip
+    return PatchCNNArguments.model_validate(values | changes)
+
+
+def patch_spec(arguments: PatchCNNArguments | None = None, **changes: Any) -> ModelSpec:
+    values = {
+        **spec().model_dump(), "architecture": "patch_cnn", "task": "points", "receptive_field": 33,
+        "arguments": arguments or patch_arguments(), "classes": ["background", "mitosis", "apoptosis"],
+        "detection": DETECTION, "scores": {"f1": 0.8},
+    }  # fmt: skip
+    return ModelSpec.model_validate(values | changes)
+
+
+@pytest.fixture
+def patch_file(tmp_path: Path) -> Path:
+    path = tmp_path / "patch" / "model.safetensors"
+    torch.manual_seed(3)
+    save_model(path, build_network(patch_arguments(), device="cpu"), patch_spec())
+    return path
+
+
+def with_patch_description(path: Path, change: dict[str, Any]) -> None:
+    content = {**patch_spec().model_dump(mode="json"), "sha256": load_model(path).sha256, **change}
+    save_file(load_file(path), path, metadata={METADATA_KEY: json.dumps(content)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_patch_cnn_comes_back_with_its_thresholds(tmp_path: Path, form: Any) -> None:
+    patch_px = 101 if form in {"dnn1", "dnn2"} else 33
+    arguments = patch_arguments(
+        form=form, patch_px=patch_px, depth=usual_depth(form, patch_px), base_channels=usual_base_channels(form)
+    )
+    network = build_network(arguments, device="cpu").eval()
+    description = patch_spec(arguments, receptive_field=patch_px)
+    save_model(tmp_path / "model.safetensors", network, description)
+    model = load_model(tmp_path)
+    assert isinstance(model.network, PatchCNN)
+    assert not model.network.training
+    assert model.patch_cnn is model.network
+    assert model.spec == description
+    assert model.spec.detection == DetectionSpec.model_validate(DETECTION)
+    patches = torch.rand(2, 3, patch_px, patch_px)
+    assert torch.equal(model.network(patches), network(patches))
+    assert model.network(patches).shape == (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "unet"},
+        {"task": "semantic"},
+        {"arguments": arguments(num_classes=3).model_dump()},
+        {"detection": None},
+        {"detection": DETECTION | {"thresholds": [0.5]}},  # for two classes
+        {"detection": DETECTION | {"thresholds": [0.5, 1.5]}},
+        {"detection": DETECTION | {"match_radius": "7.5"}},
+        {"detection": DETECTION | {"match_radius": "0px"}},
+        {"detection": DETECTION | {"stride": 0}},
+        {"detection": DETECTION | {"surprise": 1}},
+        {"arguments": patch_arguments().model_dump() | {"form": "dnn3"}},
+        {"arguments": patch_arguments().model_dump() | {"patch_px": 10**6}},  # would ask for all memory
+        {"arguments": patch_arguments().model_dump() | {"patch_px": 9, "depth": 7}},  # nothing would be left of it
+        {"arguments": patch_arguments().model_dump() | {"form": "dnn1"}},  # which has other sizes
+    ],
+)
+def test_descriptions_of_patch_cnns_that_cannot_be_used_are_refused(patch_file: Path, change: dict[str, Any]) -> None:
+    with_patch_description(patch_file, change)
+    with pytest.raises(ModelError, match="description cannot be used"):
+        load_model(patch_file)
+
+
+@pytest.mark.parametrize("change", [{"thresholds": [0.3, 0.5]}, {"nms_radius": "31px"}, {"stride": 2}])
+def test_edited_detection_is_noticed(patch_file: Path, change: dict[str, Any]) -> None:
+    """What is found depends on it as on the weights."""
+    with_patch_description(patch_file, {"detection": DETECTION | change})
+    with pytest.raises(ModelError, match="damaged or edited"):
+        load_model(patch_file)
+
+
+def test_a_unet_with_detection_is_no_model() -> None:
+    with pytest.raises(ValueError, match="go together"):
+        spec(classes=["background", "a", "b"], arguments=arguments(num_classes=3), detection=DETECTION)
+
+
+def test_a_patch_cnn_is_no_unet(patch_file: Path) -> None:
+    model = load_model(patch_file)
+    with pytest.raises(ModelError, match=r"model\.safetensors: is a patch CNN.*`segkit sliding-window`"):
+        _ = model.unet
+    with pytest.raises(ModelError, match="`segkit sliding-window`"):
+        _ = model.grid
+
+
+def test_a_unet_is_no_patch_cnn(model_file: Path) -> None:
+    model = load_model(model_file)
+    assert isinstance(model.unet, UNet)
+    assert model.grid.alignment == 4
+    with pytest.raises(ModelError, match=r"model\.safetensors: is a U-Net.*`segkit predict`"):
+        _ = model.patch_cnn
+
+
+def test_arguments_that_do_not_go_together_name_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"model\.depth = 2: the paper's dnn1 has 5"):
+        build_network(patch_arguments(form="dnn1", patch_px=101, base_channels=16))

@@ -18,7 +18,14 @@ from segkit.data.augment import Augmenter, resolve_augment
 from segkit.data.sampling import PatchSource
 from segkit.errors import DivergedError
 from segkit.inference.network import Predictor
-from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
+from segkit.models.model_file import (
+    DetectionSpec,
+    ModelSpec,
+    PatchCNNArguments,
+    UNetArguments,
+    build_network,
+    load_model,
+)
 from segkit.models.patch_cnn import PatchCNN
 from segkit.models.receptive_field import tile_grid
 from segkit.models.unet import UNet
@@ -149,9 +156,7 @@ def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.3, 0.6, 0.5, 0.6], 2), ([0.0, 0.0], 1), ([0.1, 0.2, 0.3], 3)])
-def test_the_first_of_the_best_epochs_is_kept(
-    training: Training, scores: list[float], best: int
-) -> None:
+def test_the_first_of_the_best_epochs_is_kept(training: Training, scores: list[float], best: int) -> None:
     remaining = iter(scores)
 
     def pretend() -> Validation:

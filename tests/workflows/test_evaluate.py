@@ -67,7 +67,7 @@ def test_the_folder_holds_what_the_readme_lists(measured: EvaluateResult) -> Non
     (row,) = re.findall(r"^\| evaluate \| `evaluation/` \(or `--out`\): (.*)$", readme, flags=re.MULTILINE)
     listed = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)}
     assert {path.name for path in measured.folder.iterdir()} - {".lock"} == LEAVES | {"figures", "predictions"}
-    assert listed <= LEAVES | {"figures", "predictions"}
+    assert listed <= LEAVES | {"figures", "predictions", "curves.csv", "curves.png"}  # the last two of points
     for folder in ("figures", "predictions"):
         assert names_in(measured.folder / folder) == ["field4", "field5"]
     assert measured.figures == [measured.folder / "figures" / f"field{n}.png" for n in (4, 5)]

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from segkit.config import DataConfig
 from segkit.errors import InputError
 from segkit.geometry import Box
+from segkit.masks import colour_of_class
 from segkit.models.model_file import load_model
 from segkit.slides import open_slide
 from segkit.workflows.inspect import check, info
 from segkit.workflows.preview import preview
-from tests.tiny import MPP, make_data, save_png, tiny_config
+from tests.tiny import MPP, make_data, save_png, tiny_config, tiny_point_config
 
 
 def test_a_slide_is_described_by_its_levels_and_scale(slide: Path) -> None:
@@ -49,6 +51,31 @@ def test_a_preview_shows_originals_and_what_augmentation_makes_of_them(tiny_data
     assert min(first.shape[:2]) > 100
     with open_slide(preview(tiny_config(tiny_data, "augment.preset=none"), tmp_path / "none.png")) as picture:
         assert not np.array_equal(picture.read(Box(0, 0, picture.height, picture.width)), first)
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with open_slide(path) as picture:
+        return picture.read(Box(0, 0, picture.height, picture.width))
+
+
+def test_a_preview_of_points_shows_patches_in_the_colours_of_their_classes(
+    tiny_point_data: Path, tmp_path: Path
+) -> None:
+    first = pixels(preview(tiny_point_config(tiny_point_data), tmp_path / "preview.png"))
+    assert min(first.shape[:2]) > 100
+    # Half of them and more are of a class, framed in its colour.
+    frames = (first == colour_of_class(1)).all(axis=2)
+    assert frames.sum() > 1000
+    again = pixels(preview(tiny_point_config(tiny_point_data), tmp_path / "again.png"))
+    assert np.array_equal(again, first)
+    for other in ("augment.preset=none", "augment.preset=histology", "patches.size_px=33"):
+        assert not np.array_equal(pixels(preview(tiny_point_config(tiny_point_data, other), tmp_path / "o.png")), first)
+
+
+def test_a_preview_of_points_needs_what_a_training_needs(tiny_point_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="patches of 100 px are larger"):
+        preview(tiny_point_config(tiny_point_data, "patches.size_px=100"), tmp_path / "preview.png")
+    assert not (tmp_path / "preview.png").exists()
 
 
 def test_a_check_reads_everything(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_new_run_makes_its_newest_model_the_default(
     slide: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"no finished training under .*segkit train"):
+    with pytest.raises(ModelError, match=r"no finished training on masks under .*segkit train"):
         predict([slide], config=config())
     shutil.copytree(tiny_run, "runs/only")
     notes: list[str] = []

@@ -61,7 +61,7 @@ def assert_same_training(run: Path, other: Path) -> None:
     assert scores[0] == scores[1]
 
 
-METRICS = {"epoch", "step", "learning_rate", "train_loss", "val_loss", "val_dice"}
+METRICS = {"epoch", "step", "learning_rate", "train_loss", "val_loss", "val_dice", "val_f1"}
 
 
 def history_of(run: Path) -> list[dict[str, float]]:
