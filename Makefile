@@ -78,7 +78,7 @@ real-glioma: setup  ## train and measure on glioma nuclei (likewise)
 
 real-crc: setup  ## train, measure and look at nuclei from points (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/crc_nuclei --config configs/crc_nuclei.yaml --out runs/crc
-	$(BIN)/segkit evaluate --data $(REAL_DATA)/crc_nuclei --model runs/crc --set dihedral=true --out evaluation/crc
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/crc_nuclei --model runs/crc --out evaluation/crc
 	$(BIN)/segkit sliding-window $(REAL_DATA)/crc_nuclei/images/img31.png --model runs/crc --verify 100 --out detections/crc
 	$(BIN)/segkit sliding-window $(REAL_DATA)/wsi/CMU-1-Small-Region.svs --model runs/crc --verify 100 --out detections/crc
 

@@ -101,6 +101,24 @@ def patch_by_hand(image: NDArray[np.uint8], spec: ModelSpec, patch_px: int, y: i
     return torch.from_numpy(normalised).float().permute(2, 0, 1)[None]
 
 
+@pytest.mark.parametrize(
+    ("form", "patch_px", "stride", "method", "size", "tile_px"),
+    [
+        # What was left over for a last piece of the head was small, and added up in another order.
+        ("lenet", 32, 2, "atrous", (273, 239), 46),
+        ("dnn1", 101, 2, "fragments", (109, 267), 187),
+        # Pieces of fewer fragments than 16 and of more are added up in different orders.
+        ("dnn2", 101, 4, "fragments", (469, 397), 116),
+    ],
+)
+def test_a_head_in_pieces_is_the_same_for_any_tile(
+    form: Form, patch_px: int, stride: int, method: Method, size: tuple[int, int], tile_px: int
+) -> None:
+    predictor = predictor_of(network_of(form, patch_px), stride=stride, method=method)
+    image = image_of(*size)
+    assert torch.equal(tiled(image, predictor, tile_px), tiled(image, predictor, 1000))
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("form", "patch_px", "stride"), [("dnn1", 101, 4), ("modern", 33, 3), ("modern", 40, 1), ("lenet", 33, 2)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from segkit.models.dense import DenseForm, DenseNetwork, kept_stride
+from segkit.models.dense import DenseForm, DenseNetwork, _pieces, kept_stride
 from segkit.models.lowering import CroppedResidual, NotConvertibleError, lower
 from segkit.models.patch_cnn import Form, PatchCNN, usual_base_channels, usual_depth
 
@@ -201,3 +201,12 @@ def test_the_head_is_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
             monkeypatch.setattr("segkit.models.dense.HEAD_VALUES", 3000)
             assert float((dense(images) - whole).abs().max()) <= TOLERANCE
             monkeypatch.undo()
+
+
+@given(length=st.integers(1, 3000), limit=st.integers(0, 400))
+def test_pieces_cover_all_and_none_is_much_shorter(length: int, limit: int) -> None:
+    pieces = _pieces(length, limit)
+    assert [place for start, end in pieces for place in range(start, end)] == list(range(length))
+    sizes = {end - start for start, end in pieces}
+    assert max(sizes) <= max(1, limit)
+    assert max(sizes) - min(sizes) <= 1

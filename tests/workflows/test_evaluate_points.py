@@ -322,16 +322,24 @@ def test_points_without_a_scale_are_measured_in_pixels(tmp_path: Path) -> None:
     assert report_of(measure(data, scaled, tmp_path / "out")).radius_um == 3
 
 
-def test_images_of_another_scale_are_refused(model: Path, tmp_path: Path) -> None:
+def test_images_of_another_scale_are_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_points_data(tmp_path / "data", splits=SPLITS)
     (data / "dataset.yaml").write_text("mpp: 0.25\n")
     with pytest.raises(InputError, match=r"has 0\.25 um per pixel, and the model was trained at 0\.5 ") as caught:
         measure(data, model, tmp_path / "out")
     assert str(model) in caught.value.message
     (data / "dataset.yaml").write_text("mpp: 0.45\n")  # as near as slides may be
+    used: list[float | None] = []
+
+    def detect(*arguments: Any, mpp: float | None) -> Detections:
+        used.append(mpp)
+        return detect_in_image(*arguments, mpp=mpp)
+
+    monkeypatch.setattr(evaluate_points, "detect_in_image", detect)
     report = report_of(measure(data, model, tmp_path / "out"))
     assert report.radius_px == pytest.approx(3 / 0.45)
     assert report.mpp == 0.45
+    assert set(used) == {0.45}  # radii of detection are those on the glass, too
 
 
 def test_masks_of_another_scale_are_refused_too(tiny_run: Path, tmp_path: Path) -> None:

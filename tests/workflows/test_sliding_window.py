@@ -3,12 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from segkit.errors import ModelError
@@ -17,7 +18,7 @@ from segkit.inference.window import WindowPredictor
 from segkit.models import dense as dense_module
 from segkit.models.lowering import NotConvertibleError
 from segkit.models.model_file import load_model
-from segkit.points import Detections
+from segkit.points import FULL_SCORE, Detections
 from segkit.slides import open_slide
 from segkit.slides.geojson import read_geojson
 from segkit.workflows import sliding_window as sliding_window_module
@@ -437,12 +438,18 @@ def test_verification_finds_no_difference(scanned: WindowResult) -> None:
     assert scanned.largest_difference == 0
 
 
+SPOILED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "moved": lambda logits: logits.roll(2, -1),
+    "wrong everywhere, also for a single window": torch.negative,
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
 def test_verification_finds_a_spoiled_map(
-    slide: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """A dense network whose map is moved by two windows."""
     honest = dense_module.DenseNetwork.forward
-    monkeypatch.setattr(dense_module.DenseNetwork, "forward", lambda self, images: honest(self, images).roll(2, -1))
+    monkeypatch.setattr(dense_module.DenseNetwork, "forward", lambda self, images: SPOILED[how](honest(self, images)))
     notes: list[str] = []
     result = sliding_window([slide], models=[model], out=tmp_path, config=config("verify=300"), on_note=notes.append)
     assert result.slides[0].largest_difference is not None
@@ -455,17 +462,22 @@ def test_verification_finds_a_spoiled_map(
 def test_verification_covers_what_is_written_and_not_what_is_computed_again(
     slide: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that computes what is right, and a tile that arrives upside down."""
+    """A network that computes what is right, of which the last small tile arrives spoiled."""
     honest = WindowPredictor.predict
+    dense_tiles: list[int] = []
 
     def predict(self: WindowPredictor, images: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> Any:
         predictions = honest(self, images, crops)
         if self.method == "naive":
             return predictions
-        return [one._replace(scores=one.scores[::-1]) for one in predictions]
+        dense_tiles.append(1)
+        if len(dense_tiles) < 12:
+            return predictions
+        return [one._replace(scores=FULL_SCORE - one.scores) for one in predictions]
 
     monkeypatch.setattr(WindowPredictor, "predict", predict)
-    result = one(run([slide], model, tmp_path, "verify=300", "tile=64"))
+    result = one(run([slide], model, tmp_path, "verify=600", "tile=64"))
+    assert len(dense_tiles) == 12
     assert result.largest_difference is not None
     assert result.largest_difference > 0.5
 
