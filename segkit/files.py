@@ -128,11 +128,13 @@ def prepare_folder(folder: Path) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, and a folder is needed there. Choose another --out.")
-    probe = folder / f".write-test.{os.getpid()}"
+    probe = _temporary_beside(folder / "write-test")
     with translated_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"")
+        finally:
+            probe.unlink(missing_ok=True)  # who holds the folder may have cleared it away
     return folder
 
 

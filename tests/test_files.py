@@ -205,6 +205,34 @@ def test_a_prepared_folder_is_there_and_empty(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_what_a_folder_is_tried_with_is_a_leftover_if_the_process_is_killed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        files.prepare_folder(tmp_path)
+    assert len(leftovers(tmp_path)) == 1
+    files.remove_leftovers(tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_jobs_of_the_same_process_number_do_not_trip_each_other_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers all are number 1; and whoever holds the folder clears away what looks left over."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    honest = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        written = honest(path, content)
+        files.remove_leftovers(tmp_path)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    files.prepare_folder(tmp_path)
+    assert leftovers(tmp_path) == []
+
+
 def test_a_file_where_a_folder_is_needed_is_a_usage_error(tmp_path: Path) -> None:
     blocker = tmp_path / "out"
     blocker.touch()

@@ -1,8 +1,9 @@
 """Training samples: sample i of step s is a pure function of (seed, s, i), whoever computes it."""
 
 import contextlib
+import multiprocessing.connection
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,11 +73,11 @@ def open_batches(
         yield (Batch(images, masks) for images, masks in iterator)
     except (RuntimeError, OSError, EOFError) as error:
         # torch tells of a dead worker wherever the main thread just is, and reads from it fail in several ways.
-        killed = [one for one in getattr(iterator, "_workers", ()) if (one.exitcode or 0) < 0]
-        if killed:
+        number = _signal_that_killed(getattr(iterator, "_workers", ()), patience=isinstance(error, OSError | EOFError))
+        if number is not None:
             raise ResourceError(
-                f"a loader process was killed by signal {-killed[0].exitcode}, most likely because memory ran out. Go "
-                "on with --resume and fewer workers (--set workers=0 needs least), or on a machine with more memory."
+                f"a loader process was killed by signal {number}, most likely because memory ran out. Go on with "
+                "--resume and fewer workers (--set workers=0 needs least), or on a machine with more memory."
             ) from error
         raise
     finally:
@@ -85,6 +86,18 @@ def open_batches(
         if workers:
             with contextlib.suppress(RuntimeError):  # it may tell of the dead worker again
                 iterator._shutdown_workers()
+
+
+def _signal_that_killed(workers: Sequence[Any], *, patience: bool) -> int | None:
+    """Return the signal that killed a worker, None where none was.
+
+    With `patience` a moment is waited: reads from a dying process fail before it can be seen that it is dead.
+    """
+    ended = multiprocessing.connection.wait([one.sentinel for one in workers], timeout=1.0 if patience else 0.0)
+    for one in workers:
+        if one.sentinel in ended:
+            one.join()
+    return next((-one.exitcode for one in workers if (one.exitcode or 0) < 0), None)
 
 
 def _start_worker(_: int) -> None:

@@ -1,6 +1,9 @@
 """Sample i of step s is a pure function of (seed, s, i): whoever draws it, in whatever order."""
 
+import multiprocessing
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from segkit.config import AugmentConfig
 from segkit.data.augment import Augmenter, resolve_augment
 from segkit.data.sampling import PatchSource
+from segkit.errors import ResourceError
 from segkit.training.samples import Batch, Samples, open_batches
 from tests.tiny import draw_field
 
@@ -87,6 +91,29 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
         assert torch.equal(torch.get_rng_state(), before[0])
         assert random.getstate() == before[1]
     assert np.array_equal(*drawn)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_broken_connection_to_a_worker_that_is_just_dying_is_told_as_its_death(error: type[Exception]) -> None:
+    """The connection breaks before the system knows how the process has ended."""
+    with (
+        pytest.raises(ResourceError, match="killed by signal 9"),
+        open_batches(make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False) as opened,
+    ):
+        next(opened)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        raise error
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with (
+        pytest.raises(OSError, match="the disk has gone"),
+        open_batches(make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False) as opened,
+    ):
+        next(opened)
+        raise OSError("the disk has gone")
 
 
 def test_no_steps_are_no_batches() -> None:

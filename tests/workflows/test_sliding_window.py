@@ -434,8 +434,16 @@ def test_a_colour_model_takes_a_grey_image(model: Path, tmp_path: Path) -> None:
 # Verification
 
 
-def test_verification_finds_no_difference(scanned: WindowResult) -> None:
+def test_verification_finds_no_difference(slide: Path, model: Path, scanned: WindowResult, tmp_path: Path) -> None:
     assert scanned.largest_difference == 0
+    for precision in ("float32", "bfloat16"):
+        notes: list[str] = []
+        settings = config("verify=100", f"compute.precision={precision}")
+        (result,) = sliding_window(
+            [slide], models=[model], out=tmp_path / precision, config=settings, on_note=notes.append
+        ).slides  # fmt: skip
+        assert record_of(result.folder)["precision"] == precision
+        assert "more than rounding" not in notes[-1]
 
 
 SPOILED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -454,8 +462,9 @@ def test_verification_finds_a_spoiled_map(
     result = sliding_window([slide], models=[model], out=tmp_path, config=config("verify=300"), on_note=notes.append)
     assert result.slides[0].largest_difference is not None
     assert result.slides[0].largest_difference > 0.5
-    assert f"{result.slides[0].largest_difference:.2g}" in notes[-1]
-    assert "verified at 300 random positions" in notes[-1]
+    assert f"{result.slides[0].largest_difference:.2g}" in notes[-2]
+    assert "verified at 300 random positions" in notes[-2]
+    assert "more than rounding explains" in notes[-1]
     assert record_of(tmp_path / "tissue")["largest_difference"] == result.slides[0].largest_difference
 
 

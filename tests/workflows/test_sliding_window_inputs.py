@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segkit.errors import ModelError, ResourceError, UsageError
+from segkit.files import folder_lock
 from segkit.inference.detection_outputs import DetectionOutputs
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import load_model
@@ -148,6 +149,15 @@ def test_a_finished_prediction_is_not_taken_for_a_scan(
     failed = one(run([slide], model, tmp_path))
     assert (failed.status, failed.exit_code) == ("failed", 2)
     assert files_in(tmp_path / "tissue") == before
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(slide: Path, model: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "tissue"):
+        failed = one(run([slide], model, tmp_path))
+    assert (failed.status, failed.exit_code) == ("failed", 2)
+    assert failed.cause is not None
+    assert "another segkit process" in failed.cause
+    assert files_in(tmp_path / "tissue") == set()
 
 
 # What goes wrong on the way
