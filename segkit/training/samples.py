@@ -93,10 +93,9 @@ def _signal_that_killed(workers: Sequence[Any], *, patience: bool) -> int | None
 
     With `patience` a moment is waited: reads from a dying process fail before it can be seen that it is dead.
     """
-    ended = multiprocessing.connection.wait([one.sentinel for one in workers], timeout=1.0 if patience else 0.0)
-    for one in workers:
-        if one.sentinel in ended:
-            one.join()
+    with contextlib.suppress(RuntimeError):  # torch's own word of the death, once that can be seen
+        for sentinel in multiprocessing.connection.wait([one.sentinel for one in workers], 1.0 if patience else 0.0):
+            next(one for one in workers if one.sentinel == sentinel).join()
     return next((-one.exitcode for one in workers if (one.exitcode or 0) < 0), None)
 
 

@@ -139,15 +139,14 @@ def _num_points(images: Sequence[LabelledPoints]) -> int:
 
 
 def usual_match_radius(images: Sequence[LabelledPoints], mpp: float | None) -> str:
-    """Return 7.5 um (15 px), or half of the median distance of neighbouring points where objects are closer."""
+    """Return 7.5 um (15 px), or half of the points' median distance to their nearest neighbour where that is less."""
     usual_px = MATCH_PX if mpp is None else MATCH_UM / mpp
     distances: list[NDArray[np.float64]] = []
     for one in images:
         positions = one.points.positions[one.points.classes > 0]
-        if len(positions) > 1:
-            distances.append(cKDTree(positions).query(positions, 2)[0][:, 1])
-    together = np.concatenate(distances) if distances else np.array([np.inf])
-    half = float(np.median(together)) / 2
+        # The distance of a point that is alone in its image is infinite.
+        distances.append(cKDTree(positions).query(positions, 2)[0][:, 1] if len(positions) else np.zeros(0))
+    half = float(np.median(np.concatenate(distances))) / 2
     if 1 <= half < usual_px:
         return f"{half:.1f}px"
     return f"{MATCH_PX}px" if mpp is None else f"{MATCH_UM}um"

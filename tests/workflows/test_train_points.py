@@ -334,6 +334,8 @@ def test_the_match_radius_follows_from_the_scale_or_from_the_points() -> None:
     assert usual_match_radius([close], 0.5) == usual_match_radius([close], None) == "5.0px"
     assert usual_match_radius([labelled((3, 3)), labelled()], 0.25) == "7.5um"
     assert usual_match_radius([labelled((3, 3), (3, 3))], 0.25) == "7.5um"  # labelled twice
+    # Two that happen to be close do not make the objects of all other images close.
+    assert usual_match_radius([labelled((10, 10), (10, 16)), *[labelled((3, 3))] * 5], 0.25) == "7.5um"
     look_alikes = labelled((10, 10), (10, 14), (30, 30), (30, 34), classes=0)
     assert usual_match_radius([apart, look_alikes], 0.5) == "7.5um"
 
