@@ -93,27 +93,28 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
     assert np.array_equal(*drawn)
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
-def test_a_broken_connection_to_a_worker_that_is_just_dying_is_told_as_its_death(error: type[Exception]) -> None:
-    """The connection breaks before the system knows how the process has ended."""
-    with (
-        pytest.raises(ResourceError, match="killed by signal 9"),
-        open_batches(make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False) as opened,
-    ):
+def fail_while_loading(error: Exception, *, kill: bool) -> None:
+    """Raise an error while a worker loads batches, which is killed at the same moment or not."""
+    with open_batches(
+        make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False
+    ) as opened:  # fmt: skip
         next(opened)
         (worker,) = multiprocessing.active_children()
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGKILL)
+        if kill:
+            os.kill(worker.pid or 0, signal.SIGKILL)
         raise error
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(), EOFError()])
+def test_a_broken_connection_to_a_worker_that_is_just_dying_is_told_as_its_death(error: Exception) -> None:
+    """The connection breaks before the system knows how the process has ended."""
+    with pytest.raises(ResourceError, match="killed by signal 9"):
+        fail_while_loading(error, kill=True)
+
+
 def test_other_errors_are_left_as_they_are() -> None:
-    with (
-        pytest.raises(OSError, match="the disk has gone"),
-        open_batches(make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False) as opened,
-    ):
-        next(opened)
-        raise OSError("the disk has gone")
+    with pytest.raises(OSError, match="the disk has gone"):
+        fail_while_loading(OSError("the disk has gone"), kill=False)
 
 
 def test_no_steps_are_no_batches() -> None:
