@@ -74,10 +74,12 @@ def network_alone(slide_path: Path, model_path: Path, precision: str) -> dict[st
     from segkit.geometry import lay_tiles
     from segkit.inference.pipeline import SlideLevel
     from segkit.inference.plan import make_plan
+    from segkit.memory import keep_freed_memory
     from segkit.models.inference_form import inference_form
     from segkit.models.model_file import load_model
     from segkit.slides import open_slide
 
+    keep_freed_memory()  # as the command does
     model = load_model(model_path)
     network = inference_form(model.network, torch.device("cpu"), "bfloat16" if precision == "bfloat16" else "float32")
     dtype = next(network.parameters()).dtype

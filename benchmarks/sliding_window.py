@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segkit.memory import keep_freed_memory
 from segkit.models.dense import DenseForm, DenseNetwork
 from segkit.models.inference_form import inference_form
 from segkit.models.patch_cnn import CIRESAN_PX, Form, PatchCNN, usual_base_channels, usual_depth
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
     print(f"{processor(device)}, {given.threads} threads, float32, torch {torch.__version__}, {given.side} px\n")

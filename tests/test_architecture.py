@@ -17,13 +17,14 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
-FOUNDATION = {"config", "masks", "points", "geometry", "files", "errors"}
+FOUNDATION = {"config", "masks", "points", "geometry", "files", "memory", "errors"}
 MIDDLE = {"data", "models", "slides"}
 ENGINES = {"training", "inference", "report", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "masks": set(),
     "points": set(),
+    "memory": set(),
     "geometry": set(),
     "files": {"errors"},
     "config": {"errors"},
@@ -37,7 +38,19 @@ MAY_IMPORT = {
     "workflows": FOUNDATION | MIDDLE | ENGINES,
     "cli": FOUNDATION | MIDDLE | ENGINES | {"workflows"},
 }
-WITHOUT_TORCH = ("slides", "geometry", "files", "errors", "evaluation", "masks", "points", "config", "report", "data")
+WITHOUT_TORCH = (
+    "slides",
+    "geometry",
+    "files",
+    "errors",
+    "evaluation",
+    "masks",
+    "points",
+    "memory",
+    "config",
+    "report",
+    "data",
+)
 MAX_LINES = 400
 
 # What reads can run code and what writes can leave half a file: each has one door.

@@ -9,6 +9,7 @@ import sys
 
 from segkit.cli.failures import explained, quiet_libraries
 from segkit.cli.interruption import translated_signals
+from segkit.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     quiet_libraries()
+    keep_freed_memory()
     with translated_signals(), explained():
         from segkit.cli.app import app
 

@@ -19,9 +19,10 @@ from segkit.training.validation import LabelledImage, PixelValidation, Validatio
 from segkit.workflows.callbacks import OnProgress
 from segkit.workflows.prepare import Prepared, input_px
 from segkit.workflows.settings import device_of, precision_of
-from segkit.workflows.task import FIRST_BATCH_SHOWN, common_description
+from segkit.workflows.task import common_description
 
 VALIDATION_PATCHES = 16
+FIRST_BATCH_SHOWN = 8
 
 
 class MaskTask:

@@ -13,8 +13,6 @@ from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows import runs
 from segkit.workflows.prepare import Prepared, channel_statistics
 
-FIRST_BATCH_SHOWN = 8
-
 
 class Task(Protocol):
     """A network, its samples and its validation; made from prepared data.
