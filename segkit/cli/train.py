@@ -15,7 +15,6 @@ from segkit.errors import UsageError
 if TYPE_CHECKING:
     from segkit.workflows.train import TrainResult
 
-METRIC_NAMES = {"dice": "Dice", "f1": "F1"}
 EPILOG = "Leaves a run folder with the model, the resolved configuration, metrics.csv and figures/."
 
 
@@ -72,6 +71,8 @@ def run(
 
 
 def _show(result: "TrainResult") -> None:
+    from segkit.workflows.train import METRIC_NAMES
+
     name = METRIC_NAMES[result.metric]
     print_facts(
         "Training finished",

@@ -5,13 +5,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.point_files import UNLABELLED, RawPoints, require_small, shorten
 from segkit.errors import InputError
+from segkit.slides.geojson import read_json
 
 BoxForm = Literal["xywh", "xyxy"]
 BOX_FORMS: Final[dict[BoxForm, str]] = {"xywh": "[x, y, width, height]", "xyxy": "[x1, y1, x2, y2]"}
@@ -43,7 +44,8 @@ def read_boxes(path: Path, form: BoxForm | None) -> RawPoints:
         It cannot be read. What is wrong with single annotations, and whether the form of the boxes is not clear, is
         in `problems`.
     """
-    content = _read_json(path)
+    require_small(path)
+    content = read_json(path)
     entries = {name: _entries(path, content, name) for name in ("images", "annotations", "categories")}
     images, categories = (_by_id(path, entries[name], name) for name in ("images", "categories"))
     boxes: list[_Box] = []
@@ -68,24 +70,6 @@ def read_boxes(path: Path, form: BoxForm | None) -> RawPoints:
         problems=problems,
         notes=notes,
     )
-
-
-def _read_json(path: Path) -> Any:
-    require_small(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}). Check the name and the permissions.") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}). Export it again."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no valid JSON ({error}). Export it again.") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"it contains {name}")
 
 
 def _entries(path: Path, content: Any, name: str) -> list[Any]:

@@ -16,22 +16,10 @@ from segkit.evaluation.estimates import (
     Estimate,
     Resampled,
     estimate,
-    format_value,
     num_units,
     number,
     weights_of_set_and_samples,
 )
-
-__all__ = [
-    "ClassRow",
-    "Estimate",
-    "ImageRow",
-    "PixelReport",
-    "Summary",
-    "dice_of_image",
-    "format_value",
-    "measure_pixels",
-]
 
 
 @dataclass(frozen=True, slots=True)

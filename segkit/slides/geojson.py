@@ -165,16 +165,7 @@ def read_geojson(path: Path) -> list[Feature]:
         The file is missing, no JSON (the message has line and column), or a feature is damaged or of another kind
         (the message has its number, counted from 1).
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}). Check the name and the permissions.") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}). Export it again."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no valid GeoJSON ({error}). Export it again.") from error
+    content = read_json(path)
     features = []
     for number, item in enumerate(_items(path, content), start=1):
         try:
@@ -184,6 +175,26 @@ def read_geojson(path: Path) -> list[Feature]:
                 f"{path}: feature {number} cannot be used ({error}). Use polygons and points, and export it again."
             ) from error
     return features
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file in UTF-8; not-a-number and infinity are refused.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no JSON (the message has line and column), or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}). Check the name and the permissions.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}). Export it again."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no valid JSON ({error}). Export it again.") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
