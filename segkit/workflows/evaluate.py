@@ -83,13 +83,13 @@ def evaluate(
         The data, model or masks do not fit together.
     """
     files.prepare_folder(out)
+    loaded = None if data is None else _load(model, on_note)  # first: without a model, former results stay
     with files.folder_lock(out):
         files.remove_leftovers(out)
         _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
         report: PixelReport | PointReport
         measured: _Measured | Found
-        if data is not None:
-            loaded = _load(model, on_note)
+        if data is not None and loaded is not None:
             if loaded.spec.task == "points":
                 measured = predicted_points(config, data, loaded, out / FIGURES, on_progress, on_note)
             else:

@@ -1,5 +1,6 @@
 """Inputs of commands that work through slides: finding them, one failing without the others, skipping what is done."""
 
+import dataclasses
 import glob
 import logging
 from collections import Counter
@@ -11,7 +12,9 @@ from typing import Any, Literal, TypeVar
 from segkit import files
 from segkit.data.listing import name_of
 from segkit.errors import InputError, UsageError
-from segkit.slides import IMAGE_SUFFIXES
+from segkit.inference.pipeline import Timings
+from segkit.inference.plan import Plan
+from segkit.slides import IMAGE_SUFFIXES, Slide
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
 
@@ -85,6 +88,30 @@ def finished_record(folder: Path, key: Mapping[str, Any], *, overwrite: bool) ->
             "replace it with --overwrite."
         )
     return record
+
+
+def record_of_slide(
+    slide: Slide, plan: Plan, timings: Timings, result: InputResult, key: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the record of every finished input holds."""
+    seconds = {
+        "total": result.seconds or 0.0,
+        "waiting_for_pixels": timings.read,
+        "network": timings.network,
+        "waiting_for_writer": timings.write,
+    }
+    return {
+        "input": str(slide.path.resolve()),
+        "slide": {"height": slide.height, "width": slide.width, "mpp": slide.mpp, "properties": slide.properties},
+        "plan": dataclasses.asdict(plan),
+        "timings_s": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_bytes": runs.peak_memory_bytes(),
+        "seconds": result.seconds,
+        "versions": runs.versions(),
+        "finished": runs.now(),
+        "key": key,
+        "complete": True,
+    }
 
 
 def find_inputs(inputs: Sequence[Path]) -> list[Path]:

@@ -1,6 +1,5 @@
 """From slides and a model to class maps, objects and pictures."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,14 @@ from segkit.slides import Slide, open_slide
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.inputs import InputResult, find_inputs, finished_record, key_of_slide, work_through
+from segkit.workflows.inputs import (
+    InputResult,
+    find_inputs,
+    finished_record,
+    key_of_slide,
+    record_of_slide,
+    work_through,
+)
 
 OVERVIEW = "overview.png"
 OVERVIEW_PX = 1500
@@ -203,26 +209,15 @@ def _write_record(
     model: Model,
     predictor: Predictor,
 ) -> None:
-    seconds = {"total": result.seconds, "waiting_for_pixels": timings.read, "network": timings.network}
     files.write_json(
         folder / runs.RECORD,
         {
             "command": "predict",
-            "input": str(slide.path.resolve()),
-            "slide": {"height": slide.height, "width": slide.width, "mpp": slide.mpp, "properties": slide.properties},
             "model": {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes},
-            "plan": dataclasses.asdict(plan),
             "precision": predictor.precision,
+            **record_of_slide(slide, plan, timings, result, key),
             "device": str(predictor.device),
-            "timings_s": {name: round(value or 0.0, 3) for name, value in seconds.items()}
-            | {"waiting_for_writer": round(timings.write, 3)},
-            "peak_memory_bytes": runs.peak_memory_bytes(),
             "num_objects": result.num_objects,
             "shares": dict(result.shares),
-            "seconds": result.seconds,
-            "versions": runs.versions(),
-            "finished": runs.now(),
-            "key": key,
-            "complete": True,
         },
     )

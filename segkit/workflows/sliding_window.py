@@ -1,6 +1,5 @@
 """From slides and a patch CNN to a map of probabilities, detections and pictures."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,14 @@ from segkit.slides import Slide, open_slide
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.inputs import InputResult, find_inputs, finished_record, key_of_slide, work_through
+from segkit.workflows.inputs import (
+    InputResult,
+    find_inputs,
+    finished_record,
+    key_of_slide,
+    record_of_slide,
+    work_through,
+)
 
 OVERVIEW, CONTACT_SHEET = "overview.png", "windows.png"
 OVERVIEW_PX = 1500
@@ -311,31 +317,20 @@ def _draw(folder: Path, slide: Slide, plan: Plan, detections: Detections, predic
 def _write_record(
     folder: Path, slide: Slide, plan: Plan, key: Mapping[str, Any], result: WindowResult, timings: Timings, job: _Job
 ) -> None:
-    seconds = {"total": result.seconds, "waiting_for_pixels": timings.read, "network": timings.network}
     files.write_json(
         folder / runs.RECORD,
         {
             "command": "sliding-window",
-            "input": str(slide.path.resolve()),
-            "slide": {"height": slide.height, "width": slide.width, "mpp": slide.mpp, "properties": slide.properties},
             "models": [
                 {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes}
                 for model in job.models
             ],
-            "plan": dataclasses.asdict(plan),
             "method": job.predictor.method,
             "detection": job.detection.model_dump(mode="json", exclude={"curves"}),
             "precision": job.predictor.precision,
+            **record_of_slide(slide, plan, timings, result, key),
             "device": str(job.predictor.device),
-            "timings_s": {name: round(value or 0.0, 3) for name, value in seconds.items()}
-            | {"waiting_for_writer": round(timings.write, 3)},
-            "peak_memory_bytes": runs.peak_memory_bytes(),
             "num_detections": dict(result.num_detections),
             "largest_difference": result.largest_difference,
-            "seconds": result.seconds,
-            "versions": runs.versions(),
-            "finished": runs.now(),
-            "key": key,
-            "complete": True,
         },
     )
