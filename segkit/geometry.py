@@ -12,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+CELL_PX = 512
+"""Side of the cells that a map is written in and that are skipped where there is no tissue, in map pixels."""
+
+BLOCK_PX = 2 * CELL_PX
+"""Side of the blocks that a map is worked up in, in map pixels: what one thread has at hand."""
+
+
 class Box(NamedTuple):
     """A half-open rectangle: rows `y .. y + height - 1`, columns `x .. x + width - 1`."""
 
