@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup real-isbi2012 real-glioma real-crc real-amibr clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects real-isbi2012 real-glioma real-crc real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -62,6 +62,21 @@ bench-predict: setup $(DEMO)/run/run.json  ## wall time of predict beside that o
 
 bench-window: setup  ## the dense forms of a patch CNN beside the naive scan
 	$(BIN)/python benchmarks/sliding_window.py
+
+bench-peers: setup  ## predict beside MONAI on the same slide (MONAI_PYTHON: a Python that has MONAI, see the script)
+	$(BIN)/python benchmarks/peers.py $(if $(MONAI_PYTHON),--monai-python $(MONAI_PYTHON))
+
+bench-kills: setup  ## kill predict 50 times at random moments, and compare what the next run leaves
+	$(BIN)/python benchmarks/kills.py
+
+bench-memory: setup  ## peak memory for slides of 10k, 20k and 40k px beside the plan's
+	$(BIN)/python benchmarks/memory.py
+
+bench-workers: setup  ## two torchrun workers beside one
+	$(BIN)/python benchmarks/workers.py
+
+bench-objects: setup  ## tracing, joining and writing a million objects
+	$(BIN)/python benchmarks/objects.py
 
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py

@@ -15,12 +15,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from segkit.errors import ResourceError, UsageError
 
 TEMPORARY_SUFFIX = ".partial"
+
+_SYNC_THREADS = 8
 
 
 @contextlib.contextmanager
@@ -47,6 +50,67 @@ def atomic_path(target: Path) -> Iterator[Path]:
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Yield a function that adds a file to a folder, which appears whole at `target` on a clean exit.
+
+    The function takes the file's path within the folder and its content; each path is given once. An earlier folder at
+    `target` is replaced: for the moment between two renames nothing has its name. After an exception it is untouched.
+
+    Raises
+    ------
+    ResourceError
+        The disk or quota is full.
+    UsageError
+        The folder cannot be written, or `target` is a file.
+    """
+    temporary, former = _temporary_beside(target), _temporary_beside(target)
+    with translated_os_errors(target):
+        try:
+            temporary.mkdir(parents=True)
+            yield lambda name, content: _add_file(temporary / name, content)
+            _sync_tree(temporary)
+            if target.is_dir():
+                target.replace(former)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if former.exists():
+                    former.replace(target)
+                raise
+            sync_folder(target.parent)
+        finally:
+            _remove(temporary)
+            _remove(former)
+
+
+def _add_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Make everything in and below `folder` durable; files of one folder share their waiting for the disk."""
+    with ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync") as pool:
+        for parent, _, names in os.walk(folder):
+            for _ in pool.map(_sync_file, [Path(parent, name) for name in names]):
+                pass
+            sync_folder(Path(parent))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, link or folder that may be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary_beside(target: Path) -> Path:
@@ -151,42 +215,77 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the operating system releases it however the process ends.
+
+    Parameters
+    ----------
+    folder
+        Is made if it is not there.
+    shared
+        Hold it together with others that share it: workers, each of which writes other files. They do so on file
+        systems without locks, too.
 
     Raises
     ------
     UsageError
-        Another process holds it.
+        Another process holds it, in a way that does not go together with this one.
     """
+    with _opened_lock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX) as found:
+        if found == "busy":
+            raise UsageError(f"{folder}: another segkit process is writing there. Wait for it or choose another --out.")
+        if found == "unsupported" and not shared:
+            raise UsageError(
+                f"{folder}: this file system has no locks, which keep two processes from writing the same files. "
+                "Choose an --out on another one."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def first_to_hold(folder: Path) -> Iterator[bool]:
+    """Tell whether this process is the only one in such a block for `folder`, by its lock.
+
+    Where the file system has no locks every process is told so: what it does must be right if others do it, too.
+    """
+    with _opened_lock(folder, fcntl.LOCK_EX) as found:
+        yield found != "busy"
+
+
+@contextlib.contextmanager
+def _opened_lock(folder: Path, kind: int) -> Iterator[Literal["held", "busy", "unsupported"]]:
     prepare_folder(folder)
     path = folder / ".lock"
     with translated_os_errors(path):
         handle = path.open("a")
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{folder}: another segkit process is writing there. Wait for it or choose another --out."
-            ) from error
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: this file system has no locks ({error.strerror}), which keep two processes from writing "
-                "the same files. Choose an --out on another one."
-            ) from error
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            found: Literal["held", "busy", "unsupported"] = "held"
+        except BlockingIOError:
+            found = "busy"
+        except OSError:
+            found = "unsupported"
         _held_locks.add(handle)
         try:
             # The empty file stays: were it deleted, another process could lock the deleted one and a third a new one.
-            yield
+            yield found
         finally:
             _held_locks.discard(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in or below `folder` (call it while holding the lock)."""
-    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files and folders that a killed process left in or below `folder` (hold the lock for it)."""
+    for path in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):
+        _remove(path)
 
 
 def sha256_of(path: Path) -> str:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
 CELL_PX = 512
 """Side of the cells that a map is written in and that are skipped where there is no tissue, in map pixels."""
 

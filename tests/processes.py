@@ -110,7 +110,21 @@ def in_words(folder: Path) -> dict[str, bytes]:
 
 
 def outputs_in(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in in_words(folder).items() if name not in {"run.json", ".lock"}}
+    """What a command left under its final name, without its record; parts are on the way there."""
+    return {
+        name: content
+        for name, content in in_words(folder).items()
+        if name not in {"run.json", ".lock"} and not name.startswith(("parts/", "."))
+    }
+
+
+def parts_in(folder: Path) -> dict[str, bytes]:
+    """The parts of a slide's result that are finished."""
+    return {
+        name: content
+        for name, content in in_words(folder).items()
+        if name.endswith(".safetensors") and name.startswith("parts/")
+    }
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "memory": set(),
     "geometry": set(),
     "files": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "memory"},
     "slides": FOUNDATION,
     "models": FOUNDATION,
     "data": FOUNDATION | {"slides"},

@@ -144,6 +144,115 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def write_folder(target: Path, content: bytes) -> None:
+    with files.atomic_folder(target) as add:
+        add("top", content)
+        add("a/b/deep", content)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_written_whole_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "map.zarr"
+    with files.atomic_folder(target) as add:
+        add("other", OLD)
+        assert not target.exists()
+    write_folder(target, NEW)
+    assert content_of(target) == {"top": NEW, "a/b/deep": NEW}
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_in_the_body_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "map.zarr"
+    write_folder(target, OLD)
+
+    def write_and_fail() -> None:
+        with files.atomic_folder(target) as add:
+            add("top", NEW)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert content_of(target) == {"top": OLD, "a/b/deep": OLD}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_whichever_call_fails_the_folder_is_the_old_or_the_new_one(tmp_path: Path, number: int) -> None:
+    target = tmp_path / "map.zarr"
+    failures = 0
+    for fail_at in range(1, 50):
+        write_folder(target, OLD)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            counter = FailingCalls(monkeypatch, fail_at, number)
+            try:
+                write_folder(target, NEW)
+                failed = False
+            except SegkitError:
+                failed = True
+        expected = OLD if failed else NEW
+        assert content_of(target) == {"top": expected, "a/b/deep": expected}
+        assert list(tmp_path.iterdir()) == [target]
+        failures += failed
+        if counter.calls < fail_at:
+            break
+    assert not failed
+    assert failures > 8
+
+
+def test_a_file_or_a_link_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    blocker, link, real = tmp_path / "blocker", tmp_path / "link", tmp_path / "real"
+    blocker.write_bytes(OLD)
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_folder(blocker, NEW)
+    assert blocker.read_bytes() == OLD
+    write_folder(real, OLD)
+    link.symlink_to(real)
+    write_folder(link, NEW)
+    assert content_of(real)["top"] == OLD  # the link was replaced, not what it leads to
+    assert content_of(link)["top"] == NEW
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocker", "link", "real"]
+
+
+WRITE_FOLDERS_FOREVER = """
+import sys
+from pathlib import Path
+from segkit import files
+for number in range(10**9):
+    with files.atomic_folder(Path(sys.argv[1])) as add:
+        for name in range(20):
+            add(str(name), bytes([number % 256]) * 1000)
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_of_folders_leaves_a_whole_one_or_none(tmp_path: Path) -> None:
+    target = tmp_path / "map.zarr"
+    for milliseconds in (0, 2, 5, 11):
+        writer = run_python(WRITE_FOLDERS_FOREVER, target)
+        assert writer.stdout is not None
+        writer.stdout.readline()  # the first version is there
+        time.sleep(milliseconds / 1000)
+        writer.kill()
+        writer.communicate()
+        if target.exists():
+            content = content_of(target)
+            assert len(content) == 20
+            assert len(set(content.values())) == 1
+        files.remove_leftovers(tmp_path)
+        assert leftovers(tmp_path) == []
+
+
+def test_a_link_that_is_left_over_goes_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    write_folder(tmp_path / "run", OLD)
+    (tmp_path / ".latest.1234.partial").symlink_to(tmp_path / "run")
+    files.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert content_of(tmp_path / "run")["top"] == OLD
+
+
 def test_only_temporary_files_are_leftovers(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in ("mask.tif", ".mask.tif.123.partial", ".hidden", "notes.partial", "checkpoints/.a.pt.4.partial"):

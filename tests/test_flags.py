@@ -8,43 +8,39 @@ from segkit.cli.app import COMMANDS, app, load_command
 
 COMMON = {"--json", "--verbose", "-v"}
 CONFIGURED = {"--config", "--set"}
+SLIDES = {
+    "INPUT",
+    "--model",
+    "--out",
+    "--mpp",
+    "--region",
+    "--tissue",
+    "--tile",
+    "--max-memory",
+    "--format",
+    "--dihedral",
+    "--no-dihedral",
+    "--device",
+    "--verify-seams",
+    "--shard",
+    "--dry-run",
+    "--overwrite",
+}
 FLAGS = {
     "train": COMMON | CONFIGURED | {"--data", "--out", "--epochs", "--seed", "--device", "--resume", "--settings"},
     "predict": COMMON
     | CONFIGURED
+    | SLIDES
     | {
-        "INPUT",
-        "--model",
-        "--out",
-        "--mpp",
-        "--tile",
         "--batch",
-        "--dihedral",
-        "--no-dihedral",
         "--probability",
         "--no-probability",
+        "--probability-type",
         "--min-area",
-        "--device",
         "--precision",
-        "--overwrite",
+        "--inexact",
     },
-    "sliding-window": COMMON
-    | CONFIGURED
-    | {
-        "INPUT",
-        "--model",
-        "--out",
-        "--stride",
-        "--method",
-        "--verify",
-        "--threshold",
-        "--mpp",
-        "--tile",
-        "--dihedral",
-        "--no-dihedral",
-        "--device",
-        "--overwrite",
-    },
+    "sliding-window": COMMON | CONFIGURED | SLIDES | {"--stride", "--method", "--verify", "--threshold"},
     "evaluate": COMMON | CONFIGURED | {"--data", "--model", "--split", "--pred", "--truth", "--out", "--device"},
     "check": COMMON | CONFIGURED | {"DIR"},
     "info": COMMON | {"FILE"},

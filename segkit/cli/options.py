@@ -23,9 +23,27 @@ ModelPath = Annotated[
         "--model", metavar="MODEL|RUN", help="Model file or run folder; without it, the newest finished run in runs/."
     ),
 ]
+ModelPaths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL|RUN",
+        help="Model file or run folder; several are averaged; without it, the newest finished run in runs/ that suits.",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do part I of N of the work; the last of the N that ends joins the results. Found by itself under "
+        "torchrun, srun, in SLURM job arrays and indexed Kubernetes Jobs.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan of each input, and do nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more; show the traceback of an unexpected error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on standard output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of other inputs, models or settings.")]
 
 
 def config_option(kind: type[Section], key: str, *names: str, metavar: str | None = None) -> Any:

@@ -13,12 +13,11 @@ from segkit.config.sections import (
     OptimiserConfig,
     PatchConfig,
     PointsConfig,
-    PredictConfig,
     Section,
-    SlidingWindowConfig,
     TrainConfig,
     length_px,
 )
+from segkit.config.slide_sections import PredictConfig, SlideConfig, SlidingWindowConfig
 
 __all__ = [
     "AUTO",
@@ -34,6 +33,7 @@ __all__ = [
     "PointsConfig",
     "PredictConfig",
     "Section",
+    "SlideConfig",
     "SlidingWindowConfig",
     "TrainConfig",
     "build_config",

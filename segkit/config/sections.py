@@ -212,59 +212,6 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything random.")
 
 
-class PredictConfig(Section):
-    """Everything that defines a prediction."""
-
-    mpp: Annotated[float, Field(gt=0)] | Auto = Field(
-        AUTO, description="Micrometres per pixel of the slide at level 0; auto: from its metadata."
-    )
-    tile: Positive | Auto = Field(
-        AUTO,
-        description="Side of the tiles in pixels, a multiple of the model's alignment; auto: 512, 1024 on CUDA.",
-    )
-    batch: Positive | Auto = Field(AUTO, description="Tiles per pass of the network; auto: 1, 8 on CUDA.")
-    dihedral: bool = Field(False, description=DIHEDRAL_HELP)
-    probability: bool = Field(False, description="Write the probability of the foreground as probability.tif, too.")
-    min_area: NotNegative = Field(
-        0.0,
-        description="Objects smaller than this are left out of the object list (um2; px where mpp is unknown).",
-    )
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-
-
-class SlidingWindowConfig(Section):
-    """Everything that defines a dense run of a patch CNN."""
-
-    mpp: Annotated[float, Field(gt=0)] | Auto = Field(
-        AUTO, description="Micrometres per pixel of the slide at level 0; auto: from its metadata."
-    )
-    stride: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
-        AUTO,
-        description="Pixels from one window to the next, in both directions; auto: as when the model's thresholds were "
-        "tuned.",
-    )
-    method: Literal["auto", "dense", "fragments", "atrous", "naive"] = Field(
-        AUTO,
-        description="dense: the converted network, in the faster of its two forms, fragments and atrous; naive: every "
-        "window by itself; auto: dense where the network can be converted, else naive.",
-    )
-    verify: Annotated[int, Field(ge=0)] = Field(
-        0, description="Compare so many random positions of each input with windows computed by themselves."
-    )
-    tile: Positive | Auto = Field(AUTO, description="Side of the tiles in pixels; auto: 512, 1024 on CUDA.")
-    dihedral: bool = Field(False, description=DIHEDRAL_HELP)
-    smooth_radius: Length | Auto = Field(
-        AUTO, description="Probabilities are averaged over a disk of this radius; auto: the model's positive radius."
-    )
-    nms_radius: Length | Auto = Field(
-        AUTO, description="No two detections of a class are closer than this; auto: the model's match radius."
-    )
-    threshold: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
-        AUTO, description="Lowest score of a detection; auto: each class's own, tuned on the validation images."
-    )
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-
-
 class EvaluateConfig(Section):
     """Everything that defines an evaluation."""
 

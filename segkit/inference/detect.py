@@ -1,31 +1,32 @@
-"""From maps of probabilities that arrive in rows to detections: smoothing, maxima, non-maximum suppression.
+"""From maps of probabilities to detections: smoothing, maxima, non-maximum suppression; block by block.
 
 After Ciresan et al. (MICCAI 2013): the map is averaged over a disk; then the best pixel is a detection, and what lies
 in a disk around it is none, again and again. All sums are integers, so that no order of adding can change them, and
-the list from rows cut anywhere is the list from the whole map, to the last bit.
+the list from a map cut anywhere is the list from the whole map, to the last bit.
 
 One thing differs from the paper: only maxima of the smoothed map can be detections. The best pixel that is left
 outside a suppressed disk is, without this, often the rim of the object inside it.
+
+A candidate is a plateau of the smoothed map: a pixel, or connected pixels (8-neighbourhood) of equal value, with no
+higher pixel beside it; outside the map all is lower, and for smoothing the map is mirrored there (the border pixel is
+not repeated). Its position is the mean of its pixels, so that a saturated network's detections lie in the middle of
+what it saw. Candidates are taken by descending score, of equal ones the upper and then the left one first, and each
+suppresses those of its class around it.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from segkit.geometry import mirror_indices
+from segkit.geometry import BLOCK_PX, Box, mirror_indices
+from segkit.inference.candidates import NO_RUNS, RIM, Disk, Runs, find_maxima, find_plateaus, join_runs, pad_outside
 from segkit.points import FULL_SCORE, Detections
 
-_BLOCK = 2**18  # values that are worked on at a time: what a CPU's cache holds
-_OUTSIDE = -1  # lower than any sum
-_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-
-# Neighbouring pixels of a row that are equal and have no higher neighbour: row, first and last column, their value,
-# and whether one of them touches a pixel of the same value that has a higher neighbour.
-_RUN = np.dtype([("y", np.int32), ("first", np.int32), ("last", np.int32), ("total", np.int64), ("slope", np.bool_)])
+_AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,94 +57,167 @@ class DetectorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapGrid:
-    """Where a map's pixels lie on the slide: number i, counted from 0, at (i * stride + offset) * downsample.
+    """Where a map's pixels lie on the slide: number i, counted from 0, at (i * stride + origin + offset) * downsample.
 
-    That is the same for rows and columns, in level-0 pixels, where 0.5 is the centre of the first one. `stride` and
-    `offset` are in pixels of the level that was read, `downsample` is that level's.
+    That is so for rows and for columns, in level-0 pixels, where 0.5 is the centre of the first one. `stride`,
+    `origin` (y, x) and `offset` are in pixels of the image that was read, `downsample` is that image's.
     """
 
     stride: int = 1
     offset: float = 0.5
     downsample: float = 1.0
+    origin: tuple[float, float] = (0.0, 0.0)
 
     def on_level_0(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where positions in map pixels (0 is the first pixel's centre) lie at level 0."""
-        return (positions * self.stride + self.offset) * self.downsample
+        """Return where positions (N, 2) in map pixels (0 is the first pixel's centre) lie at level 0."""
+        first = np.array(self.origin, np.float64) + self.offset
+        return (positions * self.stride + first) * self.downsample
 
 
-class Detector:
-    """Finds the detections of a map that arrives in rows, top to bottom.
+def margin(settings: DetectorSettings) -> int:
+    """Return on how many map pixels around a block its runs depend."""
+    return Disk(settings.smooth_radius).reach + RIM
 
-    A candidate is a plateau of the smoothed map: a pixel, or connected pixels (8-neighbourhood) of equal value, with
-    no higher pixel beside it; outside the map all is lower. Its position is the mean of its pixels, so that a
-    saturated network's detections lie in the middle of what it saw. Candidates are taken by descending score, of
-    equal ones the upper and then the left one first, and each suppresses those of its class around it.
 
-    Memory holds as many rows as smoothing needs and a few bytes for each candidate, whatever the map's height.
+def find_runs(
+    scores_HWK: NDArray[np.uint16],
+    region: Box,
+    block: Box,
+    map_height: int,
+    map_width: int,
+    settings: DetectorSettings,
+) -> dict[str, NDArray[Any]]:
+    """Return the pixels of a block of the smoothed map that have no higher neighbour and are high enough, as runs.
 
     Parameters
     ----------
-    width
-        Of the map, in pixels.
+    scores_HWK
+        uint16 (h, w, K): each foreground class's probability times 65535, of `region`.
+    region
+        In map pixels; holds the block and its margin as far as that lies in the map.
+    block
+        The place to be looked at, in map pixels, not empty.
+    map_height, map_width
+        Of the whole map.
     settings
-        One `lowest` for each foreground class. With the same for all of them, a list found with a lower value and
-        cut at a higher one is the list found with that.
+        One `lowest` for each foreground class.
+
+    Returns
+    -------
+    dict
+        The columns of `segkit.inference.candidates.Runs` by name, in map pixels, by class and then in reading order.
+
+    Raises
+    ------
+    ValueError
+        Type or shape of the scores are others, or the region is too small (a programmer's mistake).
+    """
+    expected = (region.height, region.width, len(settings.lowest))
+    if scores_HWK.dtype != np.uint16 or scores_HWK.shape != expected:
+        raise ValueError(f"scores are {scores_HWK.dtype} {scores_HWK.shape}, expected uint16 {expected}")
+    whole = Box(0, 0, map_height, map_width)
+    disk = Disk(settings.smooth_radius)
+    needed = block.expand(disk.reach + RIM).intersect(whole)
+    if not (whole.contains(block) and region.contains(needed)):
+        raise ValueError(f"{block} of a map of {map_height} x {map_width} needs {needed}, and scores are of {region}")
+    rim = block.expand(RIM)
+    inner = rim.intersect(whole)
+    rows = mirror_indices(inner.y - disk.reach, inner.height + 2 * disk.reach, map_height) - needed.y
+    columns = mirror_indices(inner.x - disk.reach, inner.width + 2 * disk.reach, map_width) - needed.x
+    here = scores_HWK[needed.shift(-region.y, -region.x).slices]
+    tables = [NO_RUNS]
+    for index, lowest in enumerate(_lowest_sums(settings, disk)):
+        scores = here[..., index]
+        if int(scores.max()) * disk.num_pixels < lowest:
+            continue  # most of a slide is far from every candidate
+        sums = pad_outside(
+            disk.sums(scores[rows[:, None], columns]),
+            rows=(inner.y - rim.y, rim.bottom - inner.bottom),
+            columns=(inner.x - rim.x, rim.right - inner.right),
+        )
+        y, first, last, total, slope = find_maxima(sums, lowest)
+        tables.append(
+            Runs(
+                cls=np.full(len(y), index + 1, np.int32),
+                y=(y + block.y).astype(np.int32),
+                first=(first + block.x).astype(np.int32),
+                last=(last + block.x).astype(np.int32),
+                total=total.astype(np.int64),
+                slope=slope,
+            )
+        )
+    return Runs(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))._asdict()
+
+
+def detections_of_runs(
+    blocks: Iterable[Mapping[str, NDArray[Any]] | None],
+    width: int,
+    settings: DetectorSettings,
+    grid: MapGrid | None = None,
+) -> Detections:
+    """Return the detections of a map from the runs of its blocks.
+
+    The list does not depend on the order of the blocks, nor on how the map was cut into them. With the same `lowest`
+    for all classes, a list found with a lower value and cut at a higher one is the list found with that. Memory is a
+    few bytes for each run.
+
+    Parameters
+    ----------
+    blocks
+        From `find_runs` with the same settings; None for a block that was left out: it has no runs.
+    width
+        Of the map, in its pixels.
+    settings
+        What a detection is.
     grid
         Where the map lies on the slide.
+
+    Returns
+    -------
+    Detections
+        By descending score; positions in level-0 pixels.
     """
-
-    def __init__(self, width: int, settings: DetectorSettings, grid: MapGrid | None = None) -> None:
-        num_classes = len(settings.lowest)
-        self._width, self._settings, self._grid = width, settings, grid or MapGrid()
-        self._sums = _DiskSums(width, num_classes, settings.smooth_radius)
-        self._scale = self._sums.num_pixels * FULL_SCORE
-        # What is lower by rounding alone is sorted out at the end, where scores are compared as they are written.
-        self._maxima = _Maxima(width, [max(1, math.floor(lowest * self._scale)) for lowest in settings.lowest])
-        self._block_rows = max(_BLOCK // (width * num_classes), 2 * self._sums.reach + 1)
-
-    def add_rows(self, scores: NDArray[np.uint16]) -> None:
-        """Take the next rows: each foreground class's probability times 65535, uint16 (n, width, classes).
-
-        Raises
-        ------
-        ValueError
-            The type or the shape is another (a programmer's mistake).
-        """
-        if scores.dtype != np.uint16 or scores.shape[1:] != (self._width, len(self._settings.lowest)):
-            raise ValueError(
-                f"rows are {scores.dtype} {scores.shape}, expected uint16 n x {self._width} x "
-                f"{len(self._settings.lowest)}"
-            )
-        for start in range(0, len(scores), self._block_rows):
-            self._maxima.add_rows(self._sums.add_rows(scores[start : start + self._block_rows]))
-
-    def finish(self) -> Detections:
-        """Return the detections, by descending score; positions in level-0 pixels."""
-        self._maxima.add_rows(self._sums.finish())
-        self._maxima.finish()
-        by_class = [
-            self._detections_of_class(index, runs) for index, runs in enumerate(self._maxima.runs_by_class(), start=1)
-        ]
-        found = Detections(*(np.concatenate(parts) for parts in zip(*by_class, strict=True)))
-        found = _by_rank(found)
-        if self._settings.exclusive:
-            # Those of the same class are far enough from each other already.
-            found = _take(found, suppress(found.positions, self._settings.nms_radius))
-        return found._replace(positions=self._grid.on_level_0(found.positions))
-
-    def _detections_of_class(self, index: int, runs: NDArray[np.void]) -> Detections:
-        """Return what is left of a class's candidates after suppression; positions in map pixels."""
-        positions, totals = _plateaus(runs, self._width)
-        candidates = Detections(positions, np.full(len(totals), index), totals / self._scale)
-        candidates = _by_rank(_take(candidates, candidates.scores >= self._settings.lowest[index - 1]))
-        return _take(candidates, suppress(candidates.positions, self._settings.nms_radius))
+    runs = join_runs(blocks)
+    by_class = [
+        _detections_of_class(index, runs.take(runs.cls == index), width, settings)
+        for index in range(1, len(settings.lowest) + 1)
+    ]
+    found = _by_rank(Detections(*(np.concatenate(parts) for parts in zip(*by_class, strict=True))))
+    if settings.exclusive and len(by_class) > 1:
+        # Those of the same class are far enough from each other already.
+        found = _take(found, suppress(found.positions, settings.nms_radius))
+    return found._replace(positions=(grid or MapGrid()).on_level_0(found.positions))
 
 
-def detect(scores_HWK: NDArray[np.uint16], settings: DetectorSettings, grid: MapGrid | None = None) -> Detections:
-    """Return the detections of a whole map, uint16 (H, W, K): each foreground class's probability times 65535."""
-    detector = Detector(scores_HWK.shape[1], settings, grid)
-    detector.add_rows(scores_HWK)
-    return detector.finish()
+def detect(
+    scores_HWK: NDArray[np.uint16], settings: DetectorSettings, grid: MapGrid | None = None, *, block_px: int = BLOCK_PX
+) -> Detections:
+    """Return the detections of a whole map in memory, uint16 (H, W, K): foreground probabilities times 65535.
+
+    The side of the blocks that it is worked up in does not change them.
+    """
+    height, width = scores_HWK.shape[:2]
+    whole = Box(0, 0, height, width)
+    blocks = (
+        find_runs(scores_HWK, whole, Box(y, x, block_px, block_px).intersect(whole), height, width, settings)
+        for y in range(0, height, block_px)
+        for x in range(0, width, block_px)
+    )
+    return detections_of_runs(blocks, width, settings, grid)
+
+
+def _lowest_sums(settings: DetectorSettings, disk: Disk) -> list[int]:
+    # What is lower by rounding alone is sorted out at the end, where scores are compared as they are written.
+    return [max(1, math.floor(lowest * disk.num_pixels * FULL_SCORE)) for lowest in settings.lowest]
+
+
+def _detections_of_class(index: int, runs: Runs, width: int, settings: DetectorSettings) -> Detections:
+    """Return what is left of a class's candidates after suppression; positions in map pixels."""
+    positions, totals = find_plateaus(runs, width)
+    scale = Disk(settings.smooth_radius).num_pixels * FULL_SCORE
+    candidates = Detections(positions, np.full(len(totals), index), totals / scale)
+    candidates = _by_rank(_take(candidates, candidates.scores >= settings.lowest[index - 1]))
+    return _take(candidates, suppress(candidates.positions, settings.nms_radius))
 
 
 def suppress(positions: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
@@ -166,7 +240,7 @@ def suppress(positions: NDArray[np.float64], radius: float) -> NDArray[np.bool_]
     cells = np.floor(positions / side).astype(np.int64)
     cells -= cells.min(axis=0, initial=0)
     pitch = int(cells[:, 1].max(initial=0)) + 3
-    around = [dy * pitch + dx for dy, dx in [(0, 0), *_NEIGHBOURS]]
+    around = [dy * pitch + dx for dy, dx in _AROUND]
     kept_by_cell: dict[int, list[tuple[float, float]]] = {}
     stays = np.zeros(len(positions), np.bool_)
     cell_numbers = (cells[:, 0] * pitch + cells[:, 1]).tolist()
@@ -189,154 +263,3 @@ def _by_rank(found: Detections) -> Detections:
 
 def _take(found: Detections, which: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
     return Detections(found.positions[which], found.classes[which], found.scores[which])
-
-
-class _DiskSums:
-    """Sums of a map over disks, the map mirrored at its borders (the border pixel is not repeated).
-
-    Attributes
-    ----------
-    reach
-        Rows above and below a pixel that its disk touches.
-    num_pixels
-        Pixels of a disk: those at most `radius` from its centre.
-    """
-
-    def __init__(self, width: int, num_classes: int, radius: float) -> None:
-        self.reach = math.floor(radius)
-        # A disk is a stack of chords; a chord's sum is the difference of two running sums along its row.
-        offsets = np.arange(-self.reach, self.reach + 1)
-        inside = offsets[:, None] ** 2 + offsets**2 <= radius * radius
-        self._half_chords: list[int] = (inside.sum(axis=1) // 2).tolist()
-        self.num_pixels = int(inside.sum())
-        self._width = width
-        self._columns = mirror_indices(-self.reach, width + 2 * self.reach, width)
-        # Running sums of the rows from `_top` on; all rows before `_next` have been returned.
-        self._running = np.zeros((0, width + 2 * self.reach + 1, num_classes), np.int64)
-        self._top = self._next = 0
-
-    def add_rows(self, scores: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Take the next rows, (n, width, classes); return the sums that are complete now, of the same layout."""
-        running = np.zeros((len(scores), *self._running.shape[1:]), np.int64)
-        np.cumsum(scores[:, self._columns], axis=1, out=running[:, 1:])
-        self._running = np.concatenate([self._running, running])
-        return self._sums_up_to(self._num_rows - self.reach)
-
-    def finish(self) -> NDArray[np.int64]:
-        """Return the sums of the last rows, which reach over the bottom border."""
-        return self._sums_up_to(self._num_rows)
-
-    @property
-    def _num_rows(self) -> int:
-        return self._top + len(self._running)
-
-    def _sums_up_to(self, end: int) -> NDArray[np.int64]:
-        num_rows, reach, width = max(0, end - self._next), self.reach, self._width
-        sums = np.zeros((num_rows, width, self._running.shape[2]), np.int64)
-        if num_rows == 0:
-            return sums
-        # Before the end no disk touches the rows below the last, so that mirroring there does no harm.
-        rows = mirror_indices(self._next - reach, num_rows + 2 * reach, self._num_rows) - self._top
-        running = self._running[rows]
-        for dy, half in enumerate(self._half_chords):
-            chords = running[dy : dy + num_rows]
-            sums += chords[:, reach + half + 1 : reach + half + 1 + width]
-            sums -= chords[:, reach - half : reach - half + width]
-        self._next = end
-        top = max(0, end - reach)
-        self._running = self._running[top - self._top :]
-        self._top = top
-        return sums
-
-
-class _Maxima:
-    """Collects, as runs, the pixels of at least `lowest` that have no higher neighbour."""
-
-    def __init__(self, width: int, lowest: list[int]) -> None:
-        self._lowest = lowest
-        self._border = np.full((2, width + 2, len(lowest)), _OUTSIDE, np.int64)
-        self._rows = self._border
-        self._y = 0  # of the third of the rows: two are known on both sides of those that are looked at
-        self._runs: list[list[NDArray[np.void]]] = [[np.zeros(0, _RUN)] for _ in lowest]
-
-    def add_rows(self, sums: NDArray[np.int64]) -> None:
-        """Take the next rows, int64 (n, width, classes)."""
-        self._add(np.pad(sums, ((0, 0), (1, 1), (0, 0)), constant_values=_OUTSIDE))
-
-    def finish(self) -> None:
-        """Look at the last rows, too."""
-        self._add(self._border)
-
-    def runs_by_class(self) -> list[NDArray[np.void]]:
-        """Return the runs of each class in reading order."""
-        return [np.concatenate(runs) for runs in self._runs]
-
-    def _add(self, padded: NDArray[np.int64]) -> None:
-        self._rows = rows = np.concatenate([self._rows, padded])
-        num_rows = len(rows) - 4
-        if num_rows <= 0:
-            return
-        highest = np.maximum(np.maximum(rows[:, :-2], rows[:, 2:]), rows[:, 1:-1])
-        highest = np.maximum(np.maximum(highest[:-2], highest[2:]), highest[1:-1])
-        # Of the rows but the first and last, with a column outside on both sides.
-        is_top = np.pad(rows[1:-1, 1:-1] == highest, ((0, 0), (1, 1), (0, 0)))
-        for index, lowest in enumerate(self._lowest):
-            runs = _runs(rows[..., index], is_top[..., index], lowest)
-            runs["y"] += self._y
-            self._runs[index].append(runs)
-        self._y += num_rows
-        self._rows = rows[num_rows:]
-
-
-def _runs(rows: NDArray[np.int64], is_top: NDArray[np.bool_], lowest: int) -> NDArray[np.void]:
-    """Return the runs of one class in `rows` (n + 4, width + 2), but not in the two outermost rows of each side.
-
-    `is_top` (n + 2, width + 2) tells, of all rows but the outermost, which pixels have no higher neighbour.
-    """
-    ys, xs = np.nonzero(is_top[1:-1] & (rows[2:-2] >= lowest))
-    totals = rows[ys + 2, xs]
-    slope = np.zeros(len(ys), np.bool_)
-    for dy, dx in _NEIGHBOURS:
-        slope |= (rows[ys + 2 + dy, xs + dx] == totals) & ~is_top[ys + 1 + dy, xs + dx]
-    # Tops that are neighbours are equal.
-    continues = (np.diff(ys, prepend=-1) == 0) & (np.diff(xs, prepend=-1) == 1)
-    first = np.flatnonzero(~continues)
-    runs = np.zeros(len(first), _RUN)
-    if len(first):
-        last = np.append(first[1:], len(ys)) - 1
-        runs["y"], runs["first"], runs["last"], runs["total"] = ys[first], xs[first] - 1, xs[last] - 1, totals[first]
-        runs["slope"] = np.logical_or.reduceat(slope, first)
-    return runs
-
-
-def _plateaus(runs: NDArray[np.void], width: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Join runs in reading order into plateaus; leave out those with a higher pixel beside them.
-
-    Returns
-    -------
-    tuple
-        Mean position of each plateau's pixels, float64 (N, 2) y, x, and its value, int64 (N,).
-    """
-    y, first, last = (runs[name].astype(np.int64) for name in ("y", "first", "last"))
-    # The runs of the row above that touch one, also at a corner, follow each other.
-    pitch = width + 2
-    begin = np.searchsorted(y * pitch + last, (y - 1) * pitch + first - 1, side="left")
-    end = np.searchsorted(y * pitch + first, (y - 1) * pitch + last + 1, side="right")
-    counts = end - begin
-    below = np.repeat(np.arange(len(runs)), counts)
-    above = np.arange(len(below)) - np.repeat(np.cumsum(counts) - counts - begin, counts)
-    touching = coo_array((np.ones(len(below), np.bool_), (below, above)), shape=(len(runs), len(runs)))
-    number, labels = connected_components(touching, directed=False)
-
-    def total(values: NDArray[np.int64]) -> NDArray[np.int64]:
-        sums = np.zeros(number, np.int64)
-        np.add.at(sums, labels, values)
-        return sums
-
-    length = last - first + 1
-    num_pixels, sum_y, sum_x = total(length), total(y * length), total((first + last) * length // 2)
-    value = np.zeros(number, np.int64)
-    value[labels] = runs["total"]
-    is_maximum = total(runs["slope"].astype(np.int64)) == 0
-    positions = np.stack([sum_y / num_pixels, sum_x / num_pixels], axis=1)
-    return positions[is_maximum], value[is_maximum]

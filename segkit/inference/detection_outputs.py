@@ -1,11 +1,10 @@
-"""What a sliding window leaves: the map as a pyramid, the detections as points and as rows; and how these are read."""
+"""What a sliding window leaves: the foreground's map, the detections as points and as rows; and how these are read."""
 
-import contextlib
 import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,122 +12,80 @@ from numpy.typing import NDArray
 from segkit import files
 from segkit.data.point_files import shorten
 from segkit.errors import InputError
-from segkit.inference.detect import Detector, DetectorSettings, MapGrid
 from segkit.masks import colour_of_class
 from segkit.points import FULL_SCORE, Detections
 from segkit.slides.geojson import GeoJSONWriter
-from segkit.slides.pyramid import PyramidWriter
 
-PROBABILITY, DETECTION_TABLE, DETECTION_POINTS = "probability.tif", "detections.csv", "detections.geojson"
-DETECTION_OUTPUTS = (PROBABILITY, DETECTION_TABLE, DETECTION_POINTS)
+DETECTION_TABLE, DETECTION_POINTS = "detections.csv", "detections.geojson"
 DETECTION_COLUMNS = ("x_px", "y_px", "x_um", "y_um", "score", "label")
 
 # What a column may be called when detections are read, the preferred name last; other tools' tables have x and y.
 _READ_COLUMNS: Final = {"x": ("x", "x_px"), "y": ("y", "y_px"), "score": ("score",), "label": ("label",)}
 
 
-class DetectionOutputs(contextlib.ExitStack):
-    """The files that grow while a slide is scanned; they appear whole when the body ends without an error.
+def write_detections(folder: Path, detections: Detections, classes: Sequence[str], mpp: float | None) -> None:
+    """Write detections.csv, by descending score, and detections.geojson; in level-0 coordinates.
 
-    probability.tif (the foreground's, 0..1 scaled to 0..255, as the network gave it, not smoothed), and of the
-    detections that reach their class's threshold detections.csv (by descending score) and detections.geojson
-    (level-0 coordinates).
+    They appear whole, one right after the other, when both are complete.
 
     Parameters
     ----------
     folder
         Where they are written.
-    height, width
-        Of the map, in its pixels.
+    detections
+        What was found; positions in level-0 pixels.
     classes
         Class names by index, background first.
-    settings
-        How candidates are found.
-    thresholds
-        Lowest score of a detection, of each foreground class.
-    grid
-        Where the map lies on the slide.
     mpp
         Micrometres per pixel at level 0, None where unknown.
 
-    Attributes
-    ----------
-    candidates
-        All that were found, by descending score; none before the body has ended.
-    detections
-        Those of them that reach their threshold, which are in the files.
+    Raises
+    ------
+    ResourceError
+        The disk is full.
+    UsageError
+        The folder cannot be written.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        height: int,
-        width: int,
-        classes: Sequence[str],
-        *,
-        settings: DetectorSettings,
-        thresholds: Sequence[float],
-        grid: MapGrid,
-        mpp: float | None,
-    ) -> None:
-        if not len(classes) - 1 == len(settings.lowest) == len(thresholds):
-            raise ValueError(f"{classes} need a threshold and a lowest score for each but the first")
-        super().__init__()
-        self._folder, self._height, self._width, self._classes = folder, height, width, classes
-        self._thresholds, self._grid, self._mpp = np.array([1.0, *thresholds]), grid, mpp
-        self._detector = Detector(width, settings, grid)
-        self.candidates = self.detections = _detections([])
-
-    def __enter__(self) -> "DetectionOutputs":
-        super().__enter__()
-        mpp = self._mpp and self._mpp * self._grid.downsample * self._grid.stride
-        # What is open already is taken back where the next one cannot be opened.
-        with contextlib.ExitStack() as stack:
-            # Closing a file writes what is still buffered, and can meet a full disk, too.
-            stack.enter_context(files.translated_os_errors(self._folder / DETECTION_TABLE))
-            self._write_row = stack.enter_context(files.csv_rows(self._folder / DETECTION_TABLE, DETECTION_COLUMNS))
-            self._geojson = stack.enter_context(GeoJSONWriter(self._folder / DETECTION_POINTS))
-            # Entered last and so closed first: what needs most room fails before the others are in place.
-            self._foreground = stack.enter_context(
-                PyramidWriter(self._folder / PROBABILITY, self._height, self._width, mpp=mpp, reduce="mean")
-            )
-            self.enter_context(stack.pop_all())
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
-        try:
-            if kind is None:
-                self._write_detections()
-        except BaseException as failure:
-            super().__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        return super().__exit__(kind, error, trace)
-
-    def write_rows(self, scores: NDArray[np.uint16]) -> None:
-        """Take finished rows: each foreground class's probability times 65535, uint16 (n, width, classes)."""
-        self._detector.add_rows(scores)
-        total = np.minimum(scores.sum(axis=2, dtype=np.uint32), FULL_SCORE)
-        step = FULL_SCORE // 255
-        self._foreground.write_rows(((total + step // 2) // step).astype(np.uint8))
-
-    def _write_detections(self) -> None:
-        found = self.candidates = self._detector.finish()
-        reached = found.scores >= self._thresholds[found.classes]
-        self.detections = Detections(found.positions[reached], found.classes[reached], found.scores[reached])
-        for (y, x), index, score in zip(*(values.tolist() for values in self.detections), strict=True):
-            label = self._classes[index]
-            row = {"x_px": round(x, 2), "y_px": round(y, 2), "score": round(score, 6), "label": label}
-            if self._mpp is not None:
-                row |= {"x_um": round(x * self._mpp, 3), "y_um": round(y * self._mpp, 3)}
-            self._write_row(row)
-            self._geojson.add_point(
+    table, points = folder / DETECTION_TABLE, folder / DETECTION_POINTS
+    # Closing a file writes what is still buffered, and can meet a full disk, too. The larger file is closed first.
+    with (
+        files.translated_os_errors(table),
+        files.csv_rows(table, DETECTION_COLUMNS) as write_row,
+        GeoJSONWriter(points) as geojson,
+    ):
+        for (y, x), index, score in zip(*(values.tolist() for values in detections), strict=True):
+            row = {"x_px": round(x, 2), "y_px": round(y, 2), "score": round(score, 6), "label": classes[index]}
+            if mpp is not None:
+                row |= {"x_um": round(x * mpp, 3), "y_um": round(y * mpp, 3)}
+            write_row(row)
+            geojson.add_point(
                 x,
                 y,
-                label=label,
+                label=classes[index],
                 colour=colour_of_class(index),
                 object_type="detection",
                 measurements={"Score": row["score"]},
             )
+
+
+def reaching(candidates: Detections, thresholds: Sequence[float]) -> Detections:
+    """Return those that reach their class's threshold, of which there is one for each foreground class."""
+    reached = candidates.scores >= np.array([1.0, *thresholds])[candidates.classes]
+    return Detections(candidates.positions[reached], candidates.classes[reached], candidates.scores[reached])
+
+
+def foreground_of(scores_HWK: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return the probability of the foreground, uint8 (h, w), 0..1 scaled to 0..255, as the network gave it.
+
+    Parameters
+    ----------
+    scores_HWK
+        uint16 (h, w, K): each foreground class's probability times 65535; their sum is cut at 65535.
+    """
+    total = np.minimum(scores_HWK.sum(axis=2, dtype=np.uint32), FULL_SCORE)
+    step = FULL_SCORE // 255
+    scaled: NDArray[np.uint32] = (total + step // 2) // step
+    return scaled.astype(np.uint8)
 
 
 def read_detections(path: Path, classes: Sequence[str]) -> Detections:

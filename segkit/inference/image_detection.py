@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from segkit.config import length_px
 from segkit.inference.detect import DetectorSettings, MapGrid, detect
-from segkit.inference.pipeline import ArrayImage, run_tiles, with_channels
+from segkit.inference.pipeline import predict_image
+from segkit.inference.sources import ArrayImage, with_channels
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import DetectionSpec
 from segkit.points import Detections
 
 LOWEST_SCORE = 0.02
 """Detections below this are not looked at, when curves over all thresholds are drawn."""
-_TILE_PX = 512
 
 
 def detector_settings(
@@ -36,17 +36,9 @@ def detector_settings(
 
 def score_image(image_HWC: NDArray[np.uint8], predictor: WindowPredictor) -> NDArray[np.uint16]:
     """Return the score map, uint16 (h, w, K), of an image, uint8 (H, W, C), by the same tiles as a slide's."""
-    rows: list[NDArray[np.uint16]] = []
-    run_tiles(
-        ArrayImage(with_channels(image_HWC, predictor.spec.arguments.in_channels)),
-        predictor,
-        predictor.grid,
-        tile_px=-(-_TILE_PX // predictor.stride) * predictor.stride,
-        batch=1,
-        write_rows=rows.append,
-        on_tile=lambda *_: None,
-    )
-    return np.concatenate(rows)
+    source = ArrayImage(with_channels(image_HWC, predictor.spec.arguments.in_channels))
+    scores: NDArray[np.uint16] = predict_image(source, predictor)[0]
+    return scores
 
 
 def detect_in_image(

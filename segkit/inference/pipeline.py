@@ -1,67 +1,59 @@
-"""Tiles through the network: threads read ahead, the network computes, another thread takes the results.
+"""Tiles through the network: threads read ahead, the network computes, other threads work up what it says.
 
-The network is meant to be the bottleneck. An error in any stage ends the run with that error; nothing waits for a
-thread that has died, because every result is fetched from the future that computes it.
+The network is meant to be the bottleneck. Tiles are read ahead across the borders of parts and of slides, so that it
+does not wait where one ends and the next begins. An error in any stage ends the slide (or, where it would end every
+slide, the run) with that error; nothing waits for a thread that has died, because every result is fetched from the
+future that computes it.
 """
 
 import contextlib
-import itertools
+import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.geometry import Box, Tile, TileGrid, count_tiles, lay_tiles, mirror_indices
-from segkit.inference.network import Prediction, Predictor
-from segkit.slides import Slide
+from segkit.errors import InputError, SegkitError, UsageError
+from segkit.geometry import Box, TileGrid, lay_tiles
+from segkit.inference.layout import MapLayout
+from segkit.inference.sources import PixelSource
 
-READ_THREADS = 2
+READ_THREADS = max(2, min(8, (os.cpu_count() or 1) // 2))
+WORK_THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
+PARTS_AHEAD = 1
+"""Parts that may wait to be worked up or written while the network goes on."""
+SLIDES_AHEAD = 4
+"""Slides whose last tile has been asked for and not computed: each is an open file, also one without any tile."""
+IMAGE_TILE_PX = 512
 
+Layers = Sequence[NDArray[Any]]
+"""What a network says of a place: arrays (h, w) or (h, w, K) of equal h and w."""
 
-class PixelSource(Protocol):
-    """What the pipeline reads: pixels of one level, uint8 (H, W, C), mirrored outside."""
-
-    height: int
-    width: int
-
-    def read(self, box: Box) -> NDArray[np.uint8]:
-        """Return the pixels of a box that may reach outside."""
-
-
-class SlideLevel:
-    """One level of a slide, with the number of channels that the model wants."""
-
-    def __init__(self, slide: Slide, level: int, channels: int) -> None:
-        self._slide, self._level, self._channels = slide, level, channels
-        self.height, self.width = slide.levels[level].height, slide.levels[level].width
-
-    def read(self, box: Box) -> NDArray[np.uint8]:
-        """Return the pixels of a box that may reach outside."""
-        return with_channels(self._slide.read_mirrored(box, self._level), self._channels)
+Crop = tuple[slice, slice]
 
 
-class ArrayImage:
-    """An image in memory, uint8 (H, W, C)."""
+class TilePredictor(Protocol):
+    """What the pipeline asks of a network."""
 
-    def __init__(self, image_HWC: NDArray[np.uint8]) -> None:
-        self._image = image_HWC
-        self.height, self.width = image_HWC.shape[:2]
+    grid: TileGrid
 
-    def read(self, box: Box) -> NDArray[np.uint8]:
-        """Return the pixels of a box that may reach outside."""
-        rows = mirror_indices(box.y, box.height, self.height)
-        columns = mirror_indices(box.x, box.width, self.width)
-        return self._image[rows[:, None], columns]
+    def submit(self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]) -> Callable[[], Sequence[Layers]]:
+        """Begin with a batch; the call that is returned waits for the layers of each image, cropped to its core."""
+
+
+class Stopped(Exception):  # noqa: N818 (no error: it ends work that nobody waits for)
+    """The run has ended while this slide was being joined."""
 
 
 @dataclass
 class Timings:
-    """Seconds that the main thread waited for pixels, for the network and for the writer; and how much was done."""
+    """Seconds that the main thread waited for pixels, the network and the threads behind it; and how much was done."""
 
     read: float = 0.0
     network: float = 0.0
@@ -70,138 +62,302 @@ class Timings:
     pixels_read: int = 0
 
 
-Layers = tuple[NDArray[Any], ...]
-"""What a network says of a tile: arrays (h, w) or (h, w, K) of equal h and w."""
+@dataclass(kw_only=True, eq=False)
+class SlideJob:
+    """A slide on its way through the pipeline.
+
+    Attributes
+    ----------
+    source, layout
+        What is read, and how its map is cut.
+    parts
+        Numbers of the parts to do; the next one is asked for when it is needed.
+    work_up
+        Called in several threads with the layers of a block and its margin, their place in the map, and the block's:
+        returns what is kept of it.
+    write_part
+        Called in one thread with a part's number and what is kept of its blocks.
+    on_tiles
+        Called with the number of tiles done after each batch.
+    batch
+        Tiles per pass of the network.
+    finish
+        Called in one thread, after the last part was written, with a function that raises `Stopped` if the run ends.
+    fail
+        Called once, in the main thread, instead of `finish`, with the error that ended the slide, once nothing reads
+        it any more.
+    """
+
+    source: PixelSource
+    layout: MapLayout
+    parts: Iterable[int]
+    work_up: Callable[[Layers, Box, Box], dict[str, NDArray[Any]] | None]
+    write_part: Callable[[int, list[dict[str, NDArray[Any]] | None]], None]
+    finish: Callable[[Callable[[], None]], None]
+    fail: Callable[[SegkitError], None]
+    on_tiles: Callable[[int], None] = lambda _: None
+    batch: int = 1
+    timings: Timings = field(default_factory=Timings)
+    failed: bool = False
+    landings: list[Future[None]] = field(default_factory=list)
+    reads: deque[Future[NDArray[np.uint8]]] = field(default_factory=deque)
 
 
-class TilePredictor(Protocol):
-    """What the pipeline asks of a network."""
+@dataclass(eq=False)
+class _Part:
+    """A part whose tiles come in: their layers are collected in arrays of the part with its margin."""
 
-    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> Sequence[Layers]:
-        """Return the layers of each image of a batch, cropped to its core."""
+    job: SlideJob
+    index: int
+    missing: int
+    place: Box
+    layers: list[NDArray[Any]] = field(default_factory=list)
+
+    def paste(self, core: Box, layers: Layers) -> None:
+        """Take the layers of a tile."""
+        if not self.layers:
+            size = self.place.height, self.place.width
+            # Zeros: what is not wanted stays 0.
+            self.layers = [np.zeros((*size, *layer.shape[2:]), layer.dtype) for layer in layers]
+        where = self.job.layout.in_map(core).shift(-self.place.y, -self.place.x).slices
+        for whole, layer in zip(self.layers, layers, strict=True):
+            whole[where] = layer
+        self.missing -= 1
 
 
-RowsWriter = Callable[..., None]
-"""Takes the layers of consecutive rows, one array for each layer."""
+@dataclass(eq=False)
+class _Step:
+    """What the main thread does next: a tile, the end of a part without tiles, or the end of a job."""
+
+    job: SlideJob
+    part: _Part | None = None
+    core: Box | None = None
+    read: Box | None = None
+    pixels: Future[NDArray[np.uint8]] | None = None
 
 
-def run_tiles(
-    source: PixelSource,
-    predictor: TilePredictor,
-    grid: TileGrid,
-    *,
-    tile_px: int,
-    batch: int,
-    write_rows: RowsWriter,
-    on_tile: Callable[[int, int], None],
-) -> Timings:
-    """Predict an image of any size and hand over finished rows of tiles, top to bottom.
+def run_jobs(jobs: Iterator[SlideJob], predictor: TilePredictor) -> None:
+    """Take slides through the network, one after the other, each with reading, computing and writing at once.
 
-    Memory is bounded by a few batches of tiles and two rows of tiles.
+    Memory is bounded by a few batches of tiles and a few parts.
 
     Parameters
     ----------
-    source
-        Where the pixels come from.
-    grid
-        How the network is tiled exactly.
-    tile_px, batch
-        Side of a core, a multiple of the grid's alignment; tiles per pass of the network.
-    write_rows
-        Called with one array for each layer of the predictor, (rows, width) or (rows, width, K), for consecutive
-        rows of the output, in one other thread.
-    on_tile
-        Called with (done, total) after each batch.
+    jobs
+        The next one is asked for while the last tiles of the one before are still being computed.
+    predictor
+        The network.
     """
-    timings = Timings()
-    num_rows, num_columns = count_tiles(source.height, source.width, tile_px)
-    tiles = lay_tiles(source.height, source.width, tile_px, grid)
-    with _threads(READ_THREADS, "read") as readers, _threads(1, "write") as writer:
-        pending_write: Future[None] | None = None
-        band: list[tuple[Tile, Layers]] = []
-        for group, images in _batches(source, tiles, readers, batch, timings):
+    with contextlib.ExitStack() as stack:
+        stages = stack.enter_context(_Stages())
+        steps = _steps(jobs, predictor.grid)
+        waiting: deque[tuple[list[_Step], Callable[[], Sequence[Layers]]]] = deque()
+
+        def collect() -> None:
+            group, result = waiting.popleft()
             started = time.perf_counter()
-            predictions = predictor.predict(images, [grid.crop_in_output(tile.core) for tile in group])
-            timings.network += time.perf_counter() - started
-            timings.tiles += len(group)
-            timings.pixels_read += images.shape[0] * images.shape[1] * images.shape[2]
-            for tile, prediction in zip(group, predictions, strict=True):
-                band.append((tile, prediction))
-                if tile.column == num_columns - 1:
-                    started = time.perf_counter()
-                    if pending_write is not None:
-                        pending_write.result()
-                    timings.write += time.perf_counter() - started
-                    pending_write = writer.submit(_write_band, band, grid, source.width, write_rows)
-                    band = []
-            on_tile(timings.tiles, num_rows * num_columns)
-        started = time.perf_counter()
-        if pending_write is not None:
-            pending_write.result()
-        timings.write += time.perf_counter() - started
-    return timings
+            predictions = result()
+            job = group[0].job
+            job.timings.network += time.perf_counter() - started
+            job.timings.tiles += len(group)
+            for step, layers in zip(group, predictions, strict=True):
+                assert step.part is not None
+                assert step.core is not None
+                step.part.paste(step.core, layers)
+                if step.part.missing == 0:
+                    stages.complete(step.part)
+            job.on_tiles(job.timings.tiles)
+
+        for group, images in _batches(steps, stages):
+            job = group[0].job
+            if images is None:  # not a tile: whatever was computed before comes first
+                while waiting:
+                    collect()
+                if group[0].part is not None:
+                    stages.complete(group[0].part)
+                elif not job.failed:
+                    stages.finish(job)
+                continue
+            crops = [predictor.grid.crop_in_output(step.core) for step in group if step.core is not None]
+            started = time.perf_counter()
+            waiting.append((group, predictor.submit(images, crops)))
+            job.timings.network += time.perf_counter() - started
+            job.timings.pixels_read += images.shape[0] * images.shape[1] * images.shape[2]
+            if len(waiting) > 1:  # the device computes one batch while the one before it is fetched
+                collect()
 
 
-def predict_array(
-    image_HWC: NDArray[np.uint8], predictor: Predictor, grid: TileGrid, *, tile_px: int = 512
-) -> Prediction:
-    """Return the prediction of a whole image in memory, uint8 (H, W, C), by the same tiles as a slide's."""
-    masks: list[NDArray[np.uint8]] = []
-    foregrounds: list[NDArray[np.uint8]] = []
-
-    def collect(mask: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> None:
-        masks.append(mask)
-        foregrounds.append(foreground)
-
-    source = ArrayImage(with_channels(image_HWC, predictor.spec.arguments.in_channels))
-    tile_px = grid.legal_size(tile_px) - grid.size_offset
-    run_tiles(source, predictor, grid, tile_px=tile_px, batch=1, write_rows=collect, on_tile=lambda *_: None)
-    return Prediction(np.concatenate(masks), np.concatenate(foregrounds))
+def predict_image(source: PixelSource, predictor: TilePredictor) -> list[NDArray[Any]]:
+    """Return the layers of a whole image in memory, by the same kind of tiles as a slide's, without threads."""
+    grid = predictor.grid
+    tile_px = -(-IMAGE_TILE_PX // grid.alignment) * grid.alignment
+    size = grid.map_size(source.height, source.width)
+    whole: list[NDArray[Any]] = []
+    for tile in lay_tiles(source.height, source.width, tile_px, grid):
+        layers = predictor.submit(source.read(tile.read)[None], [grid.crop_in_output(tile.core)])()[0]
+        whole = whole or [np.empty((*size, *layer.shape[2:]), layer.dtype) for layer in layers]
+        y, x = tile.core.y // grid.stride, tile.core.x // grid.stride
+        for all_of_it, layer in zip(whole, layers, strict=True):
+            all_of_it[y : y + layer.shape[0], x : x + layer.shape[1]] = layer
+    return whole
 
 
-def with_channels(image_HWC: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Return an image with 1 or 3 channels: grey is repeated, colour becomes luminance (ITU-R 601-2)."""
-    if image_HWC.shape[2] == channels:
-        return image_HWC
-    if channels == 3:
-        return np.repeat(image_HWC, 3, axis=2)
-    luminance = image_HWC.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return luminance.round().astype(np.uint8)[..., None]
+def _steps(jobs: Iterator[SlideJob], grid: TileGrid) -> Iterator[_Step]:
+    for job in jobs:
+        for index in job.parts:
+            if job.failed:
+                break
+            cores = job.layout.tiles(index)
+            part = _Part(job, index, len(cores), job.layout.grown(job.layout.part(index)))
+            if not cores:
+                yield _Step(job, part)
+            for core in cores:
+                yield _Step(job, part, core, grid.read_box(core))
+        yield _Step(job)
 
 
-def _batches(
-    source: PixelSource, tiles: Iterator[Tile], readers: ThreadPoolExecutor, batch: int, timings: Timings
-) -> Iterator[tuple[list[Tile], NDArray[np.uint8]]]:
-    """Yield batches of equally large read boxes in tile order, reading up to two batches ahead."""
-    ahead: deque[tuple[Tile, Future[NDArray[np.uint8]]]] = deque()
+def _batches(steps: Iterator[_Step], stages: "_Stages") -> Iterator[tuple[list[_Step], NDArray[np.uint8] | None]]:
+    """Yield batches of equally large read boxes of one slide in order, or a single step that is no tile (None).
+
+    Up to two batches are read ahead.
+    """
+    ahead: deque[_Step] = deque()
 
     def fill() -> None:
-        for tile in itertools.islice(tiles, max(0, 2 * batch + READ_THREADS - len(ahead))):
-            ahead.append((tile, readers.submit(source.read, tile.read)))
+        tiles = READ_THREADS + 2 * (ahead[0].job.batch if ahead else 1)
+        while (
+            sum(one.read is not None for one in ahead) < tiles
+            and sum(one.part is None for one in ahead) < SLIDES_AHEAD
+            and (step := next(steps, None)) is not None
+        ):
+            if step.read is not None:
+                step.pixels = stages.readers.submit(step.job.source.read, step.read)
+                step.job.reads.append(step.pixels)
+            ahead.append(step)
 
     fill()
     while ahead:
-        group: list[Tile] = []
-        images: list[NDArray[np.uint8]] = []
-        shape = ahead[0][0].read[2:]
-        started = time.perf_counter()
-        while ahead and len(group) < batch and ahead[0][0].read[2:] == shape:
-            tile, future = ahead.popleft()
-            images.append(future.result())
-            group.append(tile)
+        first = ahead[0]
+        if first.read is None:
+            ahead.popleft()
+            if first.part is None or not first.job.failed:
+                yield [first], None
             fill()
-        timings.read += time.perf_counter() - started
-        yield group, np.stack(images)
+            continue
+        group: list[_Step] = []
+        images: list[NDArray[np.uint8]] = []
+        started = time.perf_counter()
+        while ahead and len(group) < first.job.batch and ahead[0].job is first.job and ahead[0].read is not None:
+            if ahead[0].read[2:] != first.read[2:]:
+                break
+            step = ahead.popleft()
+            step.job.reads.popleft()
+            if not step.job.failed and step.pixels is not None:
+                with stages.failures_of(step.job):
+                    images.append(step.pixels.result())
+                    group.append(step)
+            fill()
+        first.job.timings.read += time.perf_counter() - started
+        if group and not first.job.failed:
+            yield group, np.stack(images)
 
 
-def _write_band(band: list[tuple[Tile, Layers]], grid: TileGrid, width: int, write_rows: RowsWriter) -> None:
-    height, width = grid.map_size(band[0][0].core.height, width)
-    rows = [np.empty((height, width, *layer.shape[2:]), layer.dtype) for layer in band[0][1]]
-    for tile, layers in band:
-        start = tile.core.x // grid.stride
-        for whole, layer in zip(rows, layers, strict=True):
-            whole[:, start : start + layer.shape[1]] = layer
-    write_rows(*rows)
+class _Stages:
+    """The threads around the network, and what they still have to do."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._stop = threading.Event()
+        self._landings: deque[tuple[SlideJob, Future[None]]] = deque()
+        self._finishing: deque[tuple[SlideJob, Future[None]]] = deque()
+
+    def __enter__(self) -> "_Stages":
+        with contextlib.ExitStack() as stack:
+            self._finisher = stack.enter_context(_threads(1, "finish"))
+            self._writer = stack.enter_context(_threads(1, "write"))
+            self._workers = stack.enter_context(_threads(WORK_THREADS, "work"))
+            self.readers = stack.enter_context(_threads(READ_THREADS, "read"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                self._wait(self._landings, 0)
+                self._wait(self._finishing, 0)
+        except BaseException as failure:
+            self._stop.set()
+            self._stack.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        if kind is not None:
+            self._stop.set()
+        self._stack.__exit__(kind, error, trace)
+
+    def complete(self, part: _Part) -> None:
+        """Let a part whose layers are all there be worked up and written."""
+        job, layout = part.job, part.job.layout
+        if job.failed:
+            return
+        blocks: list[Future[dict[str, NDArray[Any]] | None] | None] = []
+        for block in layout.blocks(part.index):
+            if part.layers and layout.wants(block):
+                blocks.append(self._workers.submit(_work_up, job, part, block))
+            else:
+                blocks.append(None)
+        landing = self._writer.submit(_land, job, part.index, blocks)
+        job.landings.append(landing)
+        self._landings.append((job, landing))
+        started = time.perf_counter()
+        self._wait(self._landings, PARTS_AHEAD)
+        job.timings.write += time.perf_counter() - started
+
+    def finish(self, job: SlideJob) -> None:
+        """Let a slide whose parts are all on their way be finished."""
+        self._finishing.append((job, self._finisher.submit(_finish, job, self._check)))
+        self._wait(self._finishing, 1)
+
+    @contextlib.contextmanager
+    def failures_of(self, job: SlideJob) -> Iterator[None]:
+        """Let an error that concerns one slide end that slide only."""
+        try:
+            yield
+        except (InputError, UsageError) as error:
+            if not job.failed:
+                job.failed = True
+                wait(job.reads)
+                job.fail(error)
+
+    def _wait(self, pending: "deque[tuple[SlideJob, Future[None]]]", number: int) -> None:
+        """Wait until no more than `number` are pending."""
+        while len(pending) > number or (pending and pending[0][1].done()):
+            job, future = pending.popleft()
+            with self.failures_of(job):
+                future.result()
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+
+def _work_up(job: SlideJob, part: _Part, block: Box) -> dict[str, NDArray[Any]] | None:
+    place = job.layout.grown(block)
+    where = place.shift(-part.place.y, -part.place.x).slices
+    layers = [layer[where] for layer in part.layers]
+    if job.layout.wanted is not None:
+        layers = [layer.copy() for layer in layers]
+        job.layout.clear_unwanted(layers, place)
+    return job.work_up(layers, place, block)
+
+
+def _land(job: SlideJob, index: int, blocks: "list[Future[dict[str, NDArray[Any]] | None] | None]") -> None:
+    job.write_part(index, [None if block is None else block.result() for block in blocks])
+
+
+def _finish(job: SlideJob, check: Callable[[], None]) -> None:
+    for landing in job.landings:
+        if landing.exception() is not None:
+            return  # which the main thread meets, too
+    job.finish(check)
 
 
 @contextlib.contextmanager

@@ -1,148 +1,397 @@
-"""What a prediction will do, decided before it starts: level, tile size, batch, memory."""
+"""What a prediction will do, decided before it starts: scale, region, cells, parts, tiles, memory."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from segkit.errors import InputError, UsageError
-from segkit.geometry import TileGrid, count_tiles
-from segkit.models.model_file import ModelSpec, UNetArguments
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError, ResourceError, UsageError
+from segkit.files import format_bytes
+from segkit.geometry import BLOCK_PX, CELL_PX, Box, TileGrid
+from segkit.inference.layout import MapLayout
+from segkit.inference.pipeline import PARTS_AHEAD, READ_THREADS, WORK_THREADS
+from segkit.memory import MemoryLimit
+from segkit.models.footprint import PROCESS_FACTOR
 from segkit.slides import Slide
+from segkit.slides.tiff import CACHE_BYTES
+from segkit.slides.tissue import Tissue
 
-# A level is read as it is if its pixel size differs from the model's by no more than this factor. Augmentation
-# during training covers more than that.
-MPP_TOLERANCE = 1.25
+SAME_SCALE = 1.05
+"""A level is read as it is where its pixel size differs from the model's by no more than this factor."""
+
+FURTHEST_SCALE = 4.0
+"""Beyond this factor a level is not resampled: the scale of the slide or of the model is probably wrong."""
+
+TILES_PX = {"cpu": (256, 512, 1024, 2048), "cuda": (512, 1024, 2048, 4096)}
+_CUDA_BATCH = 8
+# A block that is worked up: labels, contours and what numpy makes on the way, in bytes for each of its pixels.
+_WORK_BYTES_PER_PX = 64
+_JOIN_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a slide is predicted; lengths in pixels of the level that is read.
+class Scale:
+    """What is read of a slide: a level, resampled where its pixels are not the model's.
 
-    `mpp` is that level's micrometres per pixel, None where unknown; the result has a pixel for every `stride` of them
-    in both directions; `memory_bytes` estimates the peak of the
-    pipeline beyond what Python and the libraries take.
+    `scale` is pixels of the level per pixel that is read (1.0: as it is), `height` and `width` the size of the whole
+    slide in pixels that are read, `downsample` level-0 pixels and `mpp` micrometres per pixel that is read (None where
+    unknown).
     """
 
     level: int
+    scale: float
     height: int
     width: int
     downsample: float
     mpp: float | None
-    stride: int
-    tile_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a slide is predicted.
+
+    Attributes
+    ----------
+    level_0_size
+        Height and width of the slide.
+    scale
+        What is read.
+    layout
+        How the map is cut into parts and tiles.
+    halo
+        Pixels read around a tile.
+    batch
+        Tiles per pass of the network.
+    tissue_share
+        Share of the map's cells that are computed.
+    memory_bytes
+        Estimated peak of the process.
+    memory_limit
+        What it may have, and what says so.
+    seconds
+        Estimated, None where nothing was measured.
+    """
+
+    level_0_size: tuple[int, int]
+    scale: Scale
+    layout: MapLayout
+    halo: int
     batch: int
-    num_tiles: int
+    tissue_share: float
     memory_bytes: int
+    memory_limit: MemoryLimit
+    seconds: float | None = None
 
     @property
-    def map_size(self) -> tuple[int, int]:
-        """Height and width of the result."""
-        return -(-self.height // self.stride), -(-self.width // self.stride)
+    def origin(self) -> tuple[float, float]:
+        """Where the map begins, y and x in level-0 pixels."""
+        region = self.layout.region
+        return region.y * self.scale.downsample, region.x * self.scale.downsample
+
+    @property
+    def region_on_level_0(self) -> Box:
+        """What is predicted, in whole level-0 pixels."""
+        region, scale = self.layout.region, self.scale
+        if (region.height, region.width) == (scale.height, scale.width):
+            return Box(0, 0, *self.level_0_size)
+        top, left = (int(at) for at in self.origin)
+        bottom, right = (
+            min(size, max(start + 1, round(end * scale.downsample)))
+            for size, start, end in zip(self.level_0_size, (top, left), (region.bottom, region.right), strict=True)
+        )
+        return Box(top, left, bottom - top, right - left)
+
+    @property
+    def map_downsample(self) -> float:
+        """Level-0 pixels per pixel of the map."""
+        return self.scale.downsample * self.layout.stride
+
+    @property
+    def map_mpp(self) -> float | None:
+        """Micrometres per pixel of the map, None where unknown."""
+        return self.scale.mpp and self.scale.mpp * self.layout.stride
+
+    @property
+    def level_0_mpp(self) -> float | None:
+        """Micrometres per pixel of level 0, None where unknown."""
+        return self.scale.mpp and self.scale.mpp / self.scale.downsample
 
     def describe(self) -> str:
         """Return the plan in one line."""
-        mpp = "unknown um/px" if self.mpp is None else f"{self.mpp:.4g} um/px"
-        stride = "" if self.stride == 1 else f"every {self.stride} px, "
-        return (
-            f"level {self.level} ({self.width} x {self.height} px, {mpp}), {stride}{self.num_tiles} tiles of "
-            f"{self.tile_px} px, batch {self.batch}, about {self.memory_bytes / 1e9:.1f} GB"
+        scale, layout = self.scale, self.layout
+        mpp = "unknown um/px" if scale.mpp is None else f"{scale.mpp:.4g} um/px"
+        said = [f"level {scale.level}"]
+        if scale.scale != 1:
+            said.append(f"{'shrunk' if scale.scale > 1 else 'enlarged'} {max(scale.scale, 1 / scale.scale):.3g} x")
+        region = layout.region
+        said.append(f"{region.width} x {region.height} px of {mpp}")
+        if (region.height, region.width) != (scale.height, scale.width):
+            said.append(f"from {region.x}, {region.y} on")
+        if layout.stride > 1:
+            said.append(f"every {layout.stride} px")
+        said.append(
+            f"{layout.num_tiles:,} tiles of {layout.tile_px} + 2 x {self.halo} px in {layout.num_parts:,} parts"
         )
+        if self.tissue_share < 1:
+            said.append(f"tissue in {100 * self.tissue_share:.0f} % of the cells")
+        if self.batch > 1:
+            said.append(f"batch {self.batch}")
+        limit, source = self.memory_limit
+        said.append(f"about {format_bytes(self.memory_bytes)} of memory (limit {format_bytes(limit)}, {source})")
+        if self.seconds is not None:
+            said.append(f"about {format_duration(self.seconds)}")
+        return ", ".join(said)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values."""
+        region, layout = self.layout.region, self.layout
+        return {
+            "level": self.scale.level,
+            "resampled": self.scale.scale,
+            "mpp": self.scale.mpp,
+            "downsample": self.scale.downsample,
+            "region": {"x": region.x, "y": region.y, "width": region.width, "height": region.height},
+            "stride": layout.stride,
+            "tile_px": layout.tile_px,
+            "halo_px": self.halo,
+            "batch": self.batch,
+            "num_tiles": layout.num_tiles,
+            "part_px": layout.part_px,
+            "num_parts": layout.num_parts,
+            "cells": None
+            if layout.wanted is None
+            else {"all": layout.wanted.size, "computed": int(layout.wanted.sum())},
+            "memory_bytes": self.memory_bytes,
+            "memory_limit_bytes": self.memory_limit.bytes,
+            "estimated_s": None if self.seconds is None else round(self.seconds, 1),
+        }
 
 
-def make_plan(
-    slide: Slide,
-    spec: ModelSpec,
-    grid: TileGrid,
-    *,
-    mpp: float | None,
-    tile: int | Literal["auto"],
-    batch: int | Literal["auto"],
-    on_cuda: bool,
-) -> Plan:
-    """Decide level, tiles and batch for a slide.
+def format_duration(seconds: float) -> str:
+    """Return a duration for people, rounded as an estimate deserves."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def choose_scale(slide: Slide, model_mpp: float | None, given_mpp: float | None) -> Scale:
+    """Return what is read of a slide for a model: level 0 as it is for a model without a scale.
+
+    Otherwise the coarsest level that is no coarser than the model's scale is read, and resampled to that scale if it
+    differs by more than `SAME_SCALE`; a slide that is coarser at level 0 is enlarged.
 
     Parameters
     ----------
-    mpp
+    slide, model_mpp
+        The slide, and micrometres per pixel that the model was trained at.
+    given_mpp
         Micrometres per pixel at level 0, where the slide's own value is missing or wrong.
-    tile, batch
-        As configured.
 
     Raises
     ------
     InputError
-        The slide's scale is unknown or does not fit the model's.
-    UsageError
-        The tile is no multiple of the model's alignment.
+        The slide's scale is unknown, or differs by more than `FURTHEST_SCALE`.
     """
-    level = choose_level(slide, spec.mpp, mpp)
-    height, width = slide.levels[level].height, slide.levels[level].width
-    tile_px = _tile_px(tile, grid, 1024 if on_cuda else 512, max(height, width))
-    batch_size = (8 if on_cuda else 1) if batch == "auto" else batch
-    rows, columns = count_tiles(height, width, tile_px)
-    known = mpp or slide.mpp
-    return Plan(
-        level=level,
-        height=height,
-        width=width,
-        downsample=slide.levels[level].downsample,
-        stride=grid.stride,
-        mpp=known and known * slide.levels[level].downsample,
-        tile_px=tile_px,
-        batch=batch_size,
-        num_tiles=rows * columns,
-        memory_bytes=_memory_bytes(spec, grid, tile_px, batch_size, width),
-    )
-
-
-def choose_level(slide: Slide, model_mpp: float | None, given_mpp: float | None) -> int:
-    """Return the level whose scale is the model's; level 0 for a model without a scale.
-
-    Raises
-    ------
-    InputError
-        The slide's scale is unknown or no level is within 25 % of the model's.
-    """
-    if model_mpp is None:
-        return 0
     slide_mpp = given_mpp or slide.mpp
+    if model_mpp is None:
+        return Scale(level=0, scale=1.0, height=slide.height, width=slide.width, downsample=1.0, mpp=slide_mpp)
     if slide_mpp is None:
         raise InputError(
             f"{slide.path}: the file does not say its micrometres per pixel, and the model was trained at "
             f"{model_mpp:.4g}. Give --mpp."
         )
-    factors = [
-        max(slide_mpp * level.downsample / model_mpp, model_mpp / (slide_mpp * level.downsample))
-        for level in slide.levels
-    ]
-    level = min(range(len(factors)), key=factors.__getitem__)
-    if factors[level] > MPP_TOLERANCE:
-        there = ", ".join(f"{slide_mpp * one.downsample:.4g}" for one in slide.levels)
+    mpps = [slide_mpp * level.downsample for level in slide.levels]
+    fine_enough = [number for number, mpp in enumerate(mpps) if mpp <= model_mpp * SAME_SCALE]
+    number = fine_enough[-1] if fine_enough else 0
+    level, factor = slide.levels[number], model_mpp / mpps[number]
+    if not 1 / FURTHEST_SCALE <= factor <= FURTHEST_SCALE:
+        there = ", ".join(f"{mpp:.4g}" for mpp in mpps)
         raise InputError(
-            f"{slide.path}: its levels have {there} um/px, and the model was trained at {model_mpp:.4g}; none is "
-            f"within a factor of {MPP_TOLERANCE}. Use a model of that scale, or correct the slide's scale with --mpp."
+            f"{slide.path}: its levels have {there} um/px, and the model was trained at {model_mpp:.4g}: more than a "
+            f"factor of {FURTHEST_SCALE:g} from the nearest. Correct the slide's scale with --mpp, or use a model of "
+            "its scale."
         )
-    return level
+    if 1 / SAME_SCALE <= factor <= SAME_SCALE:
+        return Scale(
+            level=number,
+            scale=1.0,
+            height=level.height,
+            width=level.width,
+            downsample=level.downsample,
+            mpp=mpps[number],
+        )
+    return Scale(
+        level=number,
+        scale=factor,
+        height=max(1, round(level.height / factor)),
+        width=max(1, round(level.width / factor)),
+        downsample=level.downsample * factor,
+        mpp=model_mpp,
+    )
 
 
-def _tile_px(tile: int | Literal["auto"], grid: TileGrid, preferred: int, longest_side: int) -> int:
-    if tile == "auto":
-        needed = -(-longest_side // grid.alignment) * grid.alignment
-        return min(-(-preferred // grid.alignment) * grid.alignment, needed)
-    if tile % grid.alignment:
-        below = max(tile // grid.alignment, 1) * grid.alignment
+def choose_region(slide: Slide, scale: Scale, alignment: int, given: tuple[int, int, int, int] | None) -> Box:
+    """Return what is predicted, in pixels that are read: all, or a region grown to the network's grid.
+
+    Parameters
+    ----------
+    given
+        x, y, width and height in level-0 pixels.
+
+    Raises
+    ------
+    UsageError
+        It lies outside of the slide.
+    """
+    whole = Box(0, 0, scale.height, scale.width)
+    if given is None:
+        return whole
+    x, y, width, height = given
+    if Box(y, x, height, width).intersect(Box(0, 0, slide.height, slide.width)).area == 0:
         raise UsageError(
-            f"--tile {tile}: this model needs a multiple of {grid.alignment}, e.g. {below} or {below + grid.alignment}."
+            f"{slide.path}: --region {x},{y},{width},{height} lies outside of its {slide.width} x {slide.height} px. "
+            "Give x, y, width and height in level-0 pixels."
         )
-    return tile
+    top, left = (math.floor(max(0, at) / scale.downsample / alignment) * alignment for at in (y, x))
+    bottom, right = (math.ceil(end / scale.downsample / alignment) * alignment for end in (y + height, x + width))
+    # A region within the last pixel that is left after rounding is that pixel.
+    top, left = (
+        min(top, (scale.height - 1) // alignment * alignment),
+        min(left, (scale.width - 1) // alignment * alignment),
+    )
+    return Box(top, left, bottom - top, right - left).intersect(whole)
 
 
-def _memory_bytes(spec: ModelSpec, grid: TileGrid, tile_px: int, batch: int, width: int) -> int:
-    read_px = grid.legal_size(tile_px + 2 * grid.halo) ** 2
-    # At full resolution a U-Net holds a block's input, its output, the skip and the concatenation: about six
-    # maps of base_channels, float32. A dense patch CNN doubles its maps and keeps the resolution.
-    maps = spec.arguments.base_channels * (6 if isinstance(spec.arguments, UNetArguments) else 16)
-    network = batch * read_px * maps * 4
-    # Read ahead: two batches and a few single tiles. Rows of tiles: two, mask and probability.
-    pixels = (3 * batch + 4) * read_px * spec.arguments.in_channels
-    rows = 2 * 2 * tile_px * width * 4
-    return network + pixels + rows
+def wanted_cells(tissue: Tissue, scale: Scale, region: Box, stride: int) -> NDArray[np.bool_]:
+    """Return which cells of the map have tissue, bool (rows, columns)."""
+    cell = CELL_PX * stride
+    return tissue.wanted_cells(
+        y0=region.y * scale.downsample,
+        x0=region.x * scale.downsample,
+        cell=cell * scale.downsample,
+        rows=-(-region.height // cell),
+        columns=-(-region.width // cell),
+        margin=0.0,
+    )
+
+
+def choose_part_px(longest_map_px: int, *, on_cuda: bool, tile_map_px: int) -> int:
+    """Return the side of a part: small enough that little is lost when a run is killed, large enough for a tile.
+
+    It depends on nothing that is measured, because a run that is resumed needs the same.
+    """
+    part = BLOCK_PX
+    for limit in (8_192, 16_384) if on_cuda else (16_384,):
+        part *= 2 if longest_map_px > limit else 1
+    while part < tile_map_px:
+        part *= 2
+    return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What the network and the work behind it need, for choosing tiles.
+
+    Attributes
+    ----------
+    baseline_bytes
+        What the process has before it starts.
+    network_bytes
+        Of a pass of the network with tiles of a side, halo included, and a batch; of the device's own memory it counts
+        only where the device is the CPU.
+    layer_bytes
+        Of a map pixel of what the network says.
+    device_bytes
+        Free memory of a device of its own, None on the CPU.
+    """
+
+    baseline_bytes: int
+    network_bytes: Callable[[int, int], int]
+    layer_bytes: int
+    channels: int
+    device_bytes: int | None = None
+
+    def host_bytes(self, read_px: int, batch: int, part_px: int) -> int:
+        """Return the estimated peak of the process."""
+        pixels = (3 * batch + READ_THREADS + 1) * read_px**2 * self.channels
+        network = self.network_bytes(read_px, batch) * PROCESS_FACTOR if self.device_bytes is None else 2 * pixels
+        parts = (PARTS_AHEAD + 2) * part_px**2 * self.layer_bytes
+        work = WORK_THREADS * BLOCK_PX**2 * _WORK_BYTES_PER_PX
+        return int(self.baseline_bytes + network + pixels + parts + work + CACHE_BYTES + _JOIN_BYTES)
+
+    def fits(self, read_px: int, batch: int, part_px: int, limit: MemoryLimit) -> bool:
+        """Tell whether host and device have room for it."""
+        if self.device_bytes is not None and self.network_bytes(read_px, batch) > 0.8 * self.device_bytes:
+            return False
+        return self.host_bytes(read_px, batch, part_px) <= limit.bytes
+
+
+def read_px_of(tile_px: int, grid: TileGrid, margin_px: int) -> int:
+    """Return the side of what is read for a tile with margin and halo."""
+    return grid.legal_size(max(tile_px + 2 * margin_px + 2 * grid.halo, grid.smallest))
+
+
+def tile_candidates(
+    grid: TileGrid, *, longest_px: int, largest_px: int, on_cuda: bool, tile: int | Literal["auto"]
+) -> list[int]:
+    """Return sides of tiles to choose from, ascending, in pixels that are read.
+
+    Parameters
+    ----------
+    longest_px
+        Longer side of what is predicted: no tile needs to be larger.
+    largest_px
+        Side of a part.
+    tile
+        As configured.
+
+    Raises
+    ------
+    UsageError
+        The tile is no multiple of the model's alignment.
+    """
+    step = grid.alignment
+    if tile != "auto":
+        if tile % step:
+            below = max(tile // step, 1) * step
+            raise UsageError(f"--tile {tile}: this model needs a multiple of {step}, e.g. {below} or {below + step}.")
+        return [tile]
+    needed = -(-longest_px // step) * step
+    sides = {min(-(-side // step) * step, needed) for side in TILES_PX["cuda" if on_cuda else "cpu"]}
+    return sorted(side for side in sides if side <= largest_px) or [min(needed, largest_px)]
+
+
+def choose_batch(batch: int | Literal["auto"], *, on_cuda: bool, fits: Callable[[int], bool]) -> int:
+    """Return the tiles per pass of the network: as configured, 1 on a CPU, else as many as fit, up to 8."""
+    if batch != "auto":
+        return batch
+    size = _CUDA_BATCH if on_cuda else 1
+    while size > 1 and not fits(size):
+        size //= 2
+    return size
+
+
+def tiles_that_fit(
+    candidates: list[int], costs: Costs, grid: TileGrid, *, margin_px: int, part_px: int, batch: int, limit: MemoryLimit
+) -> list[int]:
+    """Return the tiles for which there is memory, ascending.
+
+    Raises
+    ------
+    ResourceError
+        There is none.
+    """
+    fitting = [side for side in candidates if costs.fits(read_px_of(side, grid, margin_px), batch, part_px, limit)]
+    if not fitting:
+        needed = costs.host_bytes(read_px_of(candidates[0], grid, margin_px), batch, part_px)
+        where = {"--max-memory": "--max-memory allows", "cgroup": "the container may have"}.get(
+            limit.source, "the machine has"
+        )
+        raise ResourceError(
+            f"tiles of {candidates[0]} px need about {format_bytes(needed)} of memory, and {where} "
+            f"{format_bytes(limit.bytes)}. Use a smaller --tile or a smaller model, or allow more memory."
+        )
+    return fitting

@@ -1,7 +1,8 @@
 """Patch CNNs as the pipeline sees them: tiles of uint8 pixels in, class probabilities at every window out."""
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.errors import ResourceError, UsageError
+from segkit.errors import UsageError
 from segkit.geometry import TileGrid
+from segkit.inference.submission import Submitter, full_float32
 from segkit.models.dense import DenseNetwork
+from segkit.models.footprint import META, peak_bytes
 from segkit.models.inference_form import Precision, inference_form
 from segkit.models.lowering import NotConvertibleError
 from segkit.models.model_file import ModelSpec
@@ -104,6 +107,7 @@ class WindowPredictor:
             chosen, self.reason = "naive", error.message
             self._members = [_Member(network, spec, stride, chosen, device, precision) for network, spec in networks]
         self.method = chosen
+        self._submitter = Submitter(self._quantised, device)
         halo = max(member.patch_px // 2 for member in self._members)
         self.grid = TileGrid(
             alignment=stride,
@@ -116,35 +120,63 @@ class WindowPredictor:
             stride=stride,
         )
 
-    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> list[WindowPrediction]:
-        """Return the prediction of each image of a batch, cropped to its core.
+    def submit(
+        self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]
+    ) -> Callable[[], list[WindowPrediction]]:
+        """Start a batch of images, each to be cropped to its core; return the function that waits for the predictions.
+
+        See `segkit.inference.submission.Submitter` for what happens then, also where memory is short.
 
         Raises
         ------
         ResourceError
             An image is too large for the device's memory.
         """
-        try:
-            probabilities = self.probabilities(images_BHWC)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self.device}: a tile of {images_BHWC.shape[1]} x {images_BHWC.shape[2]} px (halo included) does not "
-                "fit its memory. Use a smaller --tile, or --device cpu."
-            ) from error
-        scores = (probabilities[:, 1:] * FULL_SCORE).round().to(torch.int32).permute(0, 2, 3, 1).cpu().numpy()
-        return [WindowPrediction(one[crop].astype(np.uint16)) for one, crop in zip(scores, crops, strict=True)]
+        result = self._submitter.submit(images_BHWC, crops)
+        return lambda: [WindowPrediction(scores.view(np.uint16)) for (scores,) in result()]
 
-    @torch.inference_mode()
+    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[tuple[slice, slice]]) -> list[WindowPrediction]:
+        """Return the prediction of each image of a batch, cropped to its core; see `submit`."""
+        return self.submit(images_BHWC, crops)()
+
+    def peak_bytes(self, read_px: int, batch: int) -> int:
+        """Return the memory that a batch of square images of a side takes on the device, weights not included.
+
+        What the device's libraries take for themselves within an operation comes on top. Nothing is computed.
+        """
+        channels = self.spec.arguments.in_channels
+        return peak_bytes(
+            lambda pixels: self._on_meta._quantised(pixels, [(slice(None), slice(None))] * batch),
+            (batch, channels, read_px, read_px),
+            torch.uint8,
+        )
+
+    @functools.cached_property
+    def _on_meta(self) -> "WindowPredictor":
+        twin = copy.copy(self)
+        twin.device, twin._members = META, [member.on_meta() for member in self._members]
+        return twin
+
     def probabilities(self, images_BHWC: NDArray[np.uint8]) -> Tensor:
         """Return class probabilities, float32 (B, classes, h, w), of the windows around (i, j) * stride of the core."""
-        pixels = torch.from_numpy(images_BHWC).to(self.device).permute(0, 3, 1, 2)
+        return self._probabilities(torch.from_numpy(images_BHWC).to(self.device).permute(0, 3, 1, 2))
+
+    def _quantised(self, pixels_BCHW: Tensor, crops: Sequence[tuple[slice, slice]]) -> list[tuple[Tensor, ...]]:
+        """Return the scores of each image, int16 (h, w, K), whose bits are those of uint16: half as much to copy."""
+        probabilities = self._probabilities(pixels_BCHW)
+        scores = (probabilities[:, 1:] * FULL_SCORE).round().to(torch.int32).to(torch.int16).permute(0, 2, 3, 1)
+        return [(one[crop].contiguous(),) for one, crop in zip(scores, crops, strict=True)]
+
+    @torch.inference_mode()
+    def _probabilities(self, pixels: Tensor) -> Tensor:
         total = torch.zeros((), device=self.device)
         for member in self._members:
             # The largest patch needs the whole read box, a smaller one its middle.
             count = [1 + (side - 2 * self.grid.halo - 1) // self.stride for side in pixels.shape[-2:]]
             start = self.grid.halo - member.patch_px // 2
             rows, columns = (slice(start, start + (one - 1) * self.stride + member.patch_px) for one in count)
-            total = total + member.probabilities(pixels[..., rows, columns], dihedral=self.dihedral)
+            with full_float32(self.device):
+                total = total + member.probabilities(pixels[..., rows, columns], dihedral=self.dihedral)
         return total / len(self._members)
 
 
@@ -173,6 +205,13 @@ class _Member:
         std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(spec.mean, device=device).view(1, -1, 1, 1) / std
+
+    def on_meta(self) -> "_Member":
+        """Return the same without values, for finding out how much memory it takes."""
+        twin = copy.copy(self)
+        twin._network = copy.deepcopy(self._network).to(META)
+        twin._scale, twin._shift = self._scale.to(META), self._shift.to(META)
+        return twin
 
     def probabilities(self, pixels_BCHW: Tensor, *, dihedral: bool) -> Tensor:
         """Return class probabilities of uint8 pixels, whose size is that of a whole number of windows."""

@@ -6,7 +6,6 @@ those outputs that depend on it, whatever the weights are, because 0 * NaN is Na
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from segkit.errors import ModelError
 from segkit.geometry import TileGrid
-from segkit.models.unet import UNet
+from segkit.models.unet import UNet, least_side
 
 
 class Reach(NamedTuple):
@@ -31,15 +30,21 @@ class Reach(NamedTuple):
     around_block: int
 
 
-def tile_grid(network: UNet) -> TileGrid:
+def tile_grid(network: UNet, *, inexact: bool = False) -> TileGrid:
     """Return how the network is tiled exactly: alignment, halo, margin and legal input sizes.
+
+    Parameters
+    ----------
+    inexact
+        Let networks pass whose layers mix pixels at inference: the grid is then exact for all other layers.
 
     Raises
     ------
     ModelError
         A layer mixes pixels at inference (instance, group or layer norm), so that no halo makes tiles exact.
     """
-    refuse_mixing_norms(network)
+    if not inexact:
+        refuse_mixing_norms(network)
     path, alignment = network.deepest_path(), network.alignment
     size_offset, margin = _legal_sizes(path, alignment)
     # Valid convolutions give only outputs whose inputs are all there: the border that they lose is the halo.
@@ -53,15 +58,40 @@ def tile_grid(network: UNet) -> TileGrid:
     )
 
 
+def common_grid(grids: Sequence[TileGrid]) -> TileGrid:
+    """Return a grid whose read boxes hold those of all grids, their cores at the same place.
+
+    Each network crops its own read box out of the common one. A single grid, or several that are equal, stay as they
+    are; otherwise outputs are counted as if the common network kept the size.
+    """
+    first = grids[0]
+    if all(grid == first for grid in grids):
+        return first
+    alignment = max(grid.alignment for grid in grids)  # powers of 2
+    # Sizes that are no multiples of the alignment are rounded up by less than one alignment step.
+    spare = [grid.alignment if grid.size_offset else 0 for grid in grids]
+    halo = _round_up(max(grid.halo + more for grid, more in zip(grids, spare, strict=True)), alignment)
+    smallest = max(grid.legal_size(grid.smallest) + halo - grid.halo for grid in grids)
+    return TileGrid(alignment=alignment, halo=halo, smallest=smallest)
+
+
 def refuse_mixing_norms(network: nn.Module) -> None:
     """Raise ModelError if a layer normalises over pixels at inference; batch norm does not."""
-    for name, module in network.named_modules():
-        mixes = isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm2d)
-        if mixes or (isinstance(module, nn.BatchNorm2d) and not module.track_running_stats):
-            raise ModelError(
-                f"layer `{name}` ({type(module).__name__}) normalises over the pixels that it sees, so tiles would "
-                "differ from the whole image. Use batch norm."
-            )
+    for name, module in mixing_norms(network).items():
+        raise ModelError(
+            f"layer `{name}` ({type(module).__name__}) normalises over the pixels that it sees, so tiles would "
+            "differ from the whole image. Use batch norm."
+        )
+
+
+def mixing_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that normalise over pixels at inference, by name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm2d)
+        or (isinstance(module, nn.BatchNorm2d) and not module.track_running_stats)
+    }
 
 
 def computed_reach(layers: Sequence[nn.Module], alignment: int) -> Reach:
@@ -146,17 +176,12 @@ def _legal_sizes(layers: Sequence[nn.Module], alignment: int) -> tuple[int, int]
 
 
 def _smallest_for_equal_sums(layers: Sequence[nn.Module], margin: int) -> int:
-    """Return the input side from which on every convolution adds up its products in the same order.
-
-    PyTorch hands a single image to oneDNN only if the layer's input has more than 20,480 values
-    (`use_mkldnn` in ATen/native/Convolution.cpp), and oneDNN takes other kernels for rows shorter than 16.
-    """
+    """Return the input side from which on every convolution adds up its products in the same order."""
     stride, smallest = 1, 0
     for layer in layers:
         match layer:
             case nn.Conv2d() | nn.ConvTranspose2d():
-                side = max(16, math.isqrt(20_480 // layer.in_channels) + 1)
-                smallest = max(smallest, side * stride)
+                smallest = max(smallest, least_side(layer.in_channels) * stride)
                 stride = stride if isinstance(layer, nn.Conv2d) else stride // 2
             case nn.MaxPool2d():
                 stride *= 2

@@ -8,7 +8,7 @@ the first pixel is (0.5, 0.5) and an outline along pixel edges has whole numbers
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ Ring = NDArray[np.float64]
 ObjectType = Literal["annotation", "detection"]
 
 _DECIMALS = 2  # of coordinates in files: a hundredth of a pixel
+_POINTS_AT_ONCE = 10_000  # that are turned into text: as Python's objects they take 50 times the room
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class GeoJSONWriter:
 
     def add_polygon(
         self,
-        rings: Sequence[NDArray[Any]],
+        rings: Iterable[NDArray[Any]],
         *,
         label: str,
         colour: tuple[int, int, int],
@@ -105,8 +106,7 @@ class GeoJSONWriter:
         measurements
             Finite numbers by name.
         """
-        coordinates = [_coordinates(_closed(np.asarray(ring, float))) for ring in rings]
-        self._add("Polygon", coordinates, label, colour, object_type, measurements)
+        self._add("Polygon", _polygon(rings), label, colour, object_type, measurements)
 
     def add_point(
         self,
@@ -119,38 +119,54 @@ class GeoJSONWriter:
         measurements: Mapping[str, float] | None = None,
     ) -> None:
         """Append a point; see `add_polygon`."""
-        self._add("Point", _coordinates(np.array([x, y], float)), label, colour, object_type, measurements)
+        self._add("Point", [_text(np.array([x, y], float))], label, colour, object_type, measurements)
 
     def _add(
         self,
         kind: str,
-        coordinates: list[Any],
+        coordinates: Iterable[str],
         label: str,
         colour: tuple[int, int, int],
         object_type: ObjectType,
         measurements: Mapping[str, float] | None,
     ) -> None:
-        feature = {
-            "type": "Feature",
-            "geometry": {"type": kind, "coordinates": coordinates},
-            "properties": {
-                "objectType": object_type,
-                "classification": {"name": label, "color": [int(value) for value in colour]},
-                "measurements": {name: float(value) for name, value in (measurements or {}).items()},
-            },
+        properties = {
+            "objectType": object_type,
+            "classification": {"name": label, "color": [int(value) for value in colour]},
+            "measurements": {name: float(value) for name, value in (measurements or {}).items()},
         }
-        self._file.write("\n" if self._num_features == 0 else ",\n")
-        self._file.write(json.dumps(feature, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
+        separator = "," if self._num_features else ""
+        self._file.write(f'{separator}\n{{"type":"Feature","geometry":{{"type":"{kind}","coordinates":')
+        self._file.writelines(coordinates)
+        self._file.write(f'}},"properties":{_encode(properties)}}}')
         self._num_features += 1
 
 
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _polygon(rings: Iterable[NDArray[Any]]) -> Iterator[str]:
+    """Yield the text of a polygon's coordinates; an outline of millions of points in pieces."""
+    opening = "[["
+    for points in rings:
+        ring = _closed(np.asarray(points, float))
+        yield opening
+        for start in range(0, len(ring), _POINTS_AT_ONCE):
+            if start:
+                yield ","
+            yield _text(ring[start : start + _POINTS_AT_ONCE])[1:-1]
+        yield "]"
+        opening = ",["
+    yield "]"
+
+
 def _closed(ring: Ring) -> Ring:
-    return ring if np.array_equal(ring[0], ring[-1]) else np.concatenate([ring, ring[:1]])
+    (first_x, first_y), (last_x, last_y) = ring[0], ring[-1]
+    return ring if first_x == last_x and first_y == last_y else np.concatenate([ring, ring[:1]])
 
 
-def _coordinates(values: NDArray[np.float64]) -> list[Any]:
-    rounded: list[Any] = np.round(values, _DECIMALS).tolist()
-    return rounded
+def _text(values: NDArray[np.float64]) -> str:
+    return _encode(values.round(_DECIMALS).tolist())
 
 
 def read_geojson(path: Path) -> list[Feature]:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from segkit.evaluation.pixels import confusion, dice, mean_over_foreground
 from segkit.evaluation.tables import dice_of_image
-from segkit.geometry import TileGrid
+from segkit.inference.image_segmentation import segment_image
 from segkit.inference.network import Predictor
-from segkit.inference.pipeline import predict_array
 
 
 class LabelledImage(NamedTuple):
@@ -49,7 +48,7 @@ class PixelValidation(Validation):
 
 
 def validate_pixels(
-    images: Sequence[LabelledImage], predictor: Predictor, grid: TileGrid, *, on_image: Callable[[int, int], None]
+    images: Sequence[LabelledImage], predictor: Predictor, *, on_image: Callable[[int, int], None]
 ) -> PixelValidation:
     """Predict whole images and score them; classes that are in no image and no prediction do not count.
 
@@ -58,7 +57,7 @@ def validate_pixels(
     classes = predictor.spec.classes
     masks = []
     for number, one in enumerate(images, start=1):
-        masks.append(predict_array(one.image, predictor, grid).mask)
+        masks.append(segment_image(one.image, predictor))
         on_image(number, len(images))
     confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
     pooled = dice(confusions.sum(axis=0))

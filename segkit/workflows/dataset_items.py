@@ -6,10 +6,12 @@ from dataclasses import replace
 from segkit.data.layout import Dataset, Item
 from segkit.data.listing import SPLITS, Split
 from segkit.errors import InputError
-from segkit.inference.plan import MPP_TOLERANCE
 from segkit.models.model_file import Model
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
+
+MPP_TOLERANCE = 1.25
+"""Images are taken as they are if their pixel size differs from the model's by no more than this factor."""
 
 
 def items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> list[Item]:

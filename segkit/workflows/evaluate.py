@@ -19,8 +19,7 @@ from segkit.evaluation.exports import write_report
 from segkit.evaluation.pixels import confusion, require_same_shape
 from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
-from segkit.inference.outputs import MASK
-from segkit.inference.pipeline import predict_array
+from segkit.inference.image_segmentation import segment_image
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
@@ -41,6 +40,9 @@ MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_FIGURES = 200
 FIGURES, PREDICTIONS = "figures", "predictions"
 BINARY = 255
+
+MASKS = ("mask.tif", "mask.ome.tif")
+"""What `segkit predict` calls its class maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +174,12 @@ def _predicted(
     dataset, index_of = _as_the_model_sees_it(data, model)
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
-    predictor = build_predictor(model, PredictConfig(dihedral=config.dihedral, compute=config.compute))
+    predictor = build_predictor([model], PredictConfig(dihedral=config.dihedral, compute=config.compute))
     source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     measured = _Measured(model.spec.classes, [], groups_of(items), [], source=source)
     for number, item in enumerate(items, start=1):
         image, truth = read_image(item), index_of[read_mask(item, dataset)]
-        mask = predict_array(image, predictor, model.grid).mask
+        mask = segment_image(image, predictor)
         _write_mask(out / PREDICTIONS / f"{item.name}.png", mask)
         _measure_one(measured, item.name, image, truth, mask, out)
         on_progress("evaluate", number, len(items), {})
@@ -244,9 +246,9 @@ def _masks_in(folder: Path) -> dict[str, Path]:
     runs.require_folder(folder, "of masks")
     visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     named = [(name_of(path), path) for path in visible if path.suffix.lower() in MASK_SUFFIXES]
-    named += [(path.name, path / MASK) for path in visible if (path / MASK).is_file()]
+    named += [(path.name, path / name) for path in visible for name in MASKS if (path / name).is_file()]
     if not named:
-        raise InputError(f"{folder}: holds no masks (NAME.png, NAME.tif or NAME/{MASK}).")
+        raise InputError(f"{folder}: holds no masks (NAME.png, NAME.tif or NAME/{MASKS[0]}).")
     found = dict(named)
     twice = [f"{path}: has the same name as {found[name]}." for name, path in named if found[name] != path]
     if twice:

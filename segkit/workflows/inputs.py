@@ -1,64 +1,52 @@
-"""Inputs of commands that work through slides: finding them, one failing without the others, skipping what is done."""
+"""Inputs of commands that work through slides: finding them, and skipping what is done."""
 
 import dataclasses
 import glob
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from segkit import files
 from segkit.data.listing import name_of
-from segkit.errors import InputError, UsageError
-from segkit.inference.pipeline import Timings
-from segkit.inference.plan import Plan
-from segkit.slides import IMAGE_SUFFIXES, Slide
+from segkit.errors import UsageError
+from segkit.slides import IMAGE_SUFFIXES
 from segkit.workflows import runs
-from segkit.workflows.callbacks import OnNote
-
-log = logging.getLogger(__name__)
-
-ResultT = TypeVar("ResultT", bound="InputResult")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputResult:
-    """What became of one input."""
+    """What became of one input.
+
+    `planned`: nothing was done but the plan (a dry run); `shared`: this worker has done its parts, and others theirs.
+    """
 
     input: Path
     folder: Path
-    status: Literal["done", "skipped", "failed"]
+    status: Literal["done", "skipped", "failed", "planned", "shared"]
     cause: str | None = None
     exit_code: int = 0
     seconds: float | None = None
 
 
-def work_through(
-    paths: Sequence[Path], out: Path, result: type[ResultT], work: Callable[[Path, Path, str], ResultT], on_note: OnNote
-) -> list[ResultT]:
-    """Call `work` with each input, its folder `out/NAME` and what to call it in progress; return what became of each.
+SUMMARY = "summary.csv"
 
-    An input that cannot be used does not stop the others. Full disks and the like would fail them, too: they do.
+
+def write_summary(out: Path, results: "Sequence[InputResult]") -> None:
+    """Write `out/summary.csv`: a row for each input with what became of it.
+
+    A worker that shares the inputs with others writes what it finds: the last one to end, what became of all.
     """
-    results = []
-    for number, path in enumerate(paths, start=1):
-        folder = out / name_of(path)
-        stage = path.name if len(paths) == 1 else f"{path.name} ({number}/{len(paths)})"
-        try:
-            if folder.resolve() == path.resolve().parent:
-                raise UsageError(
-                    f"{path}: lies in the folder that its results would be written to. Choose another --out."
-                )
-            results.append(work(path, folder, stage))
-        except (InputError, UsageError) as error:
-            log.info("%s failed", path, exc_info=True)
-            on_note(f"failed: {error}")
-            results.append(
-                result(input=path, folder=folder, status="failed", cause=str(error), exit_code=error.exit_code)
-            )
-    return results
+    names = [field.name for kind in {type(one): None for one in results} for field in dataclasses.fields(kind)]
+    rows = [{name: _cell(getattr(one, name)) for name in names if name != "exit_code"} for one in results]
+    files.write_csv(out / SUMMARY, rows, [name for name in names if name != "exit_code"])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {number:.6g}" for name, number in value.items())
+    return value
 
 
 def key_of_slide(path: Path) -> dict[str, Any]:
@@ -82,36 +70,14 @@ def finished_record(folder: Path, key: Mapping[str, Any], *, overwrite: bool) ->
     record = runs.read_record(folder)
     if record is None or overwrite or record.get("complete") is not True:
         return None
+    if not all((folder / name).exists() for name in record.get("files", [])):  # someone has removed one
+        return None
     if record.get("key") != key:
         raise UsageError(
             f"{folder}: holds a finished result of another slide, model or other settings. Choose another --out, or "
             "replace it with --overwrite."
         )
     return record
-
-
-def record_of_slide(
-    slide: Slide, plan: Plan, timings: Timings, result: InputResult, key: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what the record of every finished input holds."""
-    seconds = {
-        "total": result.seconds or 0.0,
-        "waiting_for_pixels": timings.read,
-        "network": timings.network,
-        "waiting_for_writer": timings.write,
-    }
-    return {
-        "input": str(slide.path.resolve()),
-        "slide": {"height": slide.height, "width": slide.width, "mpp": slide.mpp, "properties": slide.properties},
-        "plan": dataclasses.asdict(plan),
-        "timings_s": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": runs.peak_memory_bytes(),
-        "seconds": result.seconds,
-        "versions": runs.versions(),
-        "finished": runs.now(),
-        "key": key,
-        "complete": True,
-    }
 
 
 def find_inputs(inputs: Sequence[Path]) -> list[Path]:

@@ -73,12 +73,11 @@ class MaskTask:
         """Segment the validation images and compare."""
         compute = self._prepared.config.compute
         predictor = Predictor(
-            self.network, self.spec, device=device_of(compute), precision=precision_of(compute), dihedral=False
+            [(self.network, self.spec)], device=device_of(compute), precision=precision_of(compute), dihedral=False
         )
         return validate_pixels(
             self._prepared.val,
             predictor,
-            self._grid,
             on_image=lambda done, total: self._on_progress("validate", done, total, {}),
         )
 

@@ -1,32 +1,39 @@
-"""From slides and a model to class maps, objects and pictures."""
+"""From slides and models to class maps, objects and pictures."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from segkit import files
-from segkit.config import AUTO, PredictConfig
+from segkit.config import PredictConfig
+from segkit.geometry import Box
+from segkit.inference.joining import ObjectJoiner
+from segkit.inference.map_picture import MapPicture
 from segkit.inference.network import Predictor
-from segkit.inference.outputs import OUTPUTS, SlideOutputs
-from segkit.inference.pipeline import SlideLevel, Timings, run_tiles, with_channels
-from segkit.inference.plan import Plan, make_plan
-from segkit.models.inference_form import resolve_device, resolve_precision
+from segkit.inference.object_outputs import OBJECT_POLYGONS, OBJECT_TABLE, ObjectOutputs
+from segkit.inference.pieces import trace_block
+from segkit.inference.pipeline import Layers
+from segkit.inference.plan import Plan
+from segkit.inference.seams import share_of_range
+from segkit.inference.sources import with_channels
+from segkit.models.inference_form import resolve_precision
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overview
 from segkit.slides import Slide, open_slide
+from segkit.slides.pyramid_blocks import PyramidLayout, encode_block, join_pyramid, refuse_unfit_kind
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.inputs import (
-    InputResult,
-    find_inputs,
-    finished_record,
-    key_of_slide,
-    record_of_slide,
-    work_through,
-)
+from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, map_file
+from segkit.workflows.inputs import InputResult, find_inputs, write_summary
+from segkit.workflows.planning import Planner, device_of_worker, free_device_bytes
+from segkit.workflows.sharing import Share, Solo
+from segkit.workflows.slide_runs import run_slides
 
 OVERVIEW = "overview.png"
 OVERVIEW_PX = 1500
@@ -34,7 +41,7 @@ OVERVIEW_PX = 1500
 
 @dataclass(frozen=True, kw_only=True)
 class SlideResult(InputResult):
-    """What became of one input; `shares` is the area of each class, background included, as share of the slide."""
+    """What became of one input; `shares` is the area of each class, background included, as share of the map."""
 
     num_objects: int | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -44,180 +51,233 @@ class SlideResult(InputResult):
 class PredictResult:
     """What became of all inputs, in the order given."""
 
-    model: Path
+    models: list[Path]
     slides: list[SlideResult]
 
 
 def predict(
     inputs: Sequence[Path],
     *,
-    model: Path | None = None,
+    models: Sequence[Path] = (),
     out: Path = Path("predictions"),
     config: PredictConfig | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
+    share: Share | None = None,
     on_progress: OnProgress = quiet_progress,
     on_note: OnNote = quiet_note,
 ) -> PredictResult:
     """Predict slides and images of any size; each gets a folder `out/NAME`.
 
     An input that fails does not stop the others: its result says `failed` and why. An input that was finished
-    before with the same model and settings is skipped.
+    before with the same models and settings is skipped, and one that was begun goes on.
 
     Parameters
     ----------
     inputs
         Files, folders (all images in them) or globs.
-    model
-        A model file or run folder; None takes the newest finished run under runs/.
+    models
+        Model files or run folders, whose probabilities are averaged; none takes the newest finished run under runs/.
     out
         Folder of the results.
     overwrite
         Replace results of another model or other settings.
+    dry_run
+        Make the plans only.
+    share
+        The part of the work that falls to this process, where several work into the same folder.
 
     Raises
     ------
     UsageError
-        There are no inputs, two share a name, or `out` cannot be written.
+        There are no inputs, two share a name, `out` cannot be written, or models do not fit each other.
     ModelError
-        The model cannot be used.
+        A model cannot be used.
     """
     config = config or PredictConfig()
     paths = find_inputs(inputs)
-    files.prepare_folder(out)
-    if model is None:
-        model = runs.newest_model("semantic")
-        on_note(f"model: {model} (the newest finished run)")
-    loaded = load_model(model)
-    predictor = build_predictor(loaded, config)
+    if not dry_run:
+        files.prepare_folder(out)
+    if not models:
+        models = [runs.newest_model("semantic")]
+        on_note(f"model: {models[0]} (the newest finished run)")
+    loaded = [load_model(path) for path in models]
+    order = Order(out=out, share=share or Solo(), overwrite=overwrite, dry_run=dry_run)
+    slides = run_slides(paths, build_engine(loaded, config), order, on_progress, on_note)
+    if not dry_run and len(paths) > 1:
+        write_summary(out, slides)
+    return PredictResult(models=[model.path for model in loaded], slides=slides)
 
-    def work(path: Path, folder: Path, stage: str) -> SlideResult:
-        return _predict_slide(path, folder, stage, loaded, predictor, config, overwrite, on_progress, on_note)
 
-    return PredictResult(model=loaded.path, slides=work_through(paths, out, SlideResult, work, on_note))
-
-
-def build_predictor(model: Model, config: PredictConfig) -> Predictor:
-    """Return the model's network on the configured device, in the configured number format."""
-    device = resolve_device(config.compute.device)
+def build_predictor(models: Sequence[Model], config: PredictConfig) -> Predictor:
+    """Return the models' networks on the configured device, in the configured number format."""
+    device = device_of_worker(config.compute)
     return Predictor(
-        model.unet,
-        model.spec,
+        [(model.unet, model.spec) for model in models],
         device=device,
         precision=resolve_precision(config.compute.precision, device),
         dihedral=config.dihedral,
+        float16=config.probability and config.probability_type == "float16",
+        inexact=config.inexact,
     )
 
 
-def _predict_slide(
-    path: Path,
-    folder: Path,
-    stage: str,
-    model: Model,
-    predictor: Predictor,
-    config: PredictConfig,
-    overwrite: bool,
-    on_progress: OnProgress,
-    on_note: OnNote,
-) -> SlideResult:
-    started = time.perf_counter()
-    with open_slide(path) as slide:
-        key = _key_of(path, model, predictor, config)
-        finished = finished_record(folder, key, overwrite=overwrite)
-        if finished is not None:
-            on_note(f"{path.name}: finished before with the same model and settings, skipped")
-            return SlideResult(
-                input=path,
-                folder=folder,
-                status="skipped",
-                num_objects=finished["num_objects"],
-                shares=finished["shares"],
-                seconds=finished["seconds"],
-            )
-        plan = make_plan(
-            slide,
-            model.spec,
-            model.grid,
-            mpp=None if config.mpp == AUTO else config.mpp,
-            tile=config.tile,
+def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[SlideResult]:
+    """Return the networks, and what is made of slides with them."""
+    predictor = build_predictor(models, config)
+    spec = predictor.spec
+    channels = spec.arguments.in_channels
+    refuse_unfit_kind(_layout_of(1, 1, config, None, None, probability=True), config.format)
+    return Engine(
+        command="predict",
+        result=SlideResult,
+        network=predictor,
+        channels=channels,
+        config=config,
+        planner=Planner(
+            predictor,
+            config,
+            model_mpp=spec.mpp,
+            channels=channels,
+            margin=lambda _: 0,
+            layer_bytes=4 if predictor.float16 else 2,
+            device_bytes=free_device_bytes(predictor.device),
             batch=config.batch,
-            on_cuda=predictor.device.type == "cuda",
-        )
-        on_note(f"{path.name}: {plan.describe()}, {predictor.precision} on {predictor.device}")
-        files.require_free_bytes(folder, plan.height * plan.width // 8, "the prediction")
-        with files.folder_lock(folder):
-            files.remove_leftovers(folder)
-            for name in (runs.RECORD, *OUTPUTS, OVERVIEW):
-                (folder / name).unlink(missing_ok=True)
-            with SlideOutputs(
-                folder, plan, model.spec.classes, probability=config.probability, min_area=config.min_area
-            ) as results:
-                timings = run_tiles(
-                    SlideLevel(slide, plan.level, model.spec.arguments.in_channels),
-                    predictor,
-                    model.grid,
-                    tile_px=plan.tile_px,
-                    batch=plan.batch,
-                    write_rows=results.write_rows,
-                    on_tile=lambda done, total: on_progress(stage, done, total, {}),
-                )
-            _draw_overview(folder, slide, plan, model.spec.classes, results.shares())
-            result = SlideResult(
-                input=path,
-                folder=folder,
-                status="done",
-                num_objects=results.num_objects,
-                shares=results.shares(),
-                seconds=time.perf_counter() - started,
-            )
-            _write_record(folder, slide, plan, key, result, timings, model, predictor)
-    return result
-
-
-def _key_of(path: Path, model: Model, predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
-    """Return what a result depends on: the slide's content, the model, the settings."""
-    return {
-        "slide": key_of_slide(path),
-        "model_sha256": model.sha256,
-        "precision": predictor.precision,
-        "device": predictor.device.type,
-        "settings": config.model_dump(mode="json", exclude={"compute", "batch"}),
-    }
-
-
-def _draw_overview(folder: Path, slide: Slide, plan: Plan, classes: Sequence[str], shares: Mapping[str, float]) -> None:
-    height, width = thumbnail_size(plan.height, plan.width, OVERVIEW_PX)
-    with open_slide(folder / "mask.tif") as mask:
-        mask_small = read_thumbnail(mask, height, width, nearest=True)[..., 0]
-    draw_overview(
-        with_channels(read_thumbnail(slide, height, width), 3),
-        mask_small,
-        classes,
-        folder / OVERVIEW,
-        shares=shares,
-        um_per_px=plan.mpp and plan.mpp * max(plan.height, plan.width) / max(height, width),
-        title=slide.path.name,
-    )
-
-
-def _write_record(
-    folder: Path,
-    slide: Slide,
-    plan: Plan,
-    key: Mapping[str, Any],
-    result: SlideResult,
-    timings: Timings,
-    model: Model,
-    predictor: Predictor,
-) -> None:
-    files.write_json(
-        folder / runs.RECORD,
-        {
-            "command": "predict",
-            "model": {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes},
+        ),
+        key={
+            "models": [model.sha256 for model in models],
             "precision": predictor.precision,
-            **record_of_slide(slide, plan, timings, result, key),
-            "device": str(predictor.device),
-            "num_objects": result.num_objects,
-            "shares": dict(result.shares),
+            "device": predictor.device.type,
         },
+        record={
+            "models": [
+                {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes}
+                for model in models
+            ],
+            "precision": predictor.precision,
+            "device": str(predictor.device),
+            "threads": torch.get_num_threads(),
+        },
+        describe=f"{predictor.precision} on {predictor.device}",
+        outputs=lambda _source, folder, plan, _slide: _Outputs(folder, plan, spec.classes, config),
     )
+
+
+def _layout_of(
+    height: int,
+    width: int,
+    config: PredictConfig,
+    mpp: float | None,
+    offset_um: tuple[float, float] | None,
+    *,
+    probability: bool,
+) -> PyramidLayout:
+    return PyramidLayout(
+        height=height,
+        width=width,
+        dtype=config.probability_type if probability else "uint8",
+        reduce="mean" if probability else "nearest",
+        mpp=mpp,
+        offset_um=offset_um,
+    )
+
+
+class _Outputs:
+    """mask (class ids), probability of the foreground on request, objects as rows and polygons, a picture."""
+
+    def __init__(self, folder: Path, plan: Plan, classes: Sequence[str], config: PredictConfig) -> None:
+        self._folder, self._plan, self._classes, self._config = folder, plan, classes, config
+        layout = plan.layout
+        offset = None if plan.level_0_mpp is None else tuple(at * plan.level_0_mpp for at in reversed(plan.origin))
+        size = layout.height, layout.width
+        self._mask, self._probability = (
+            _layout_of(*size, config, plan.map_mpp, offset, probability=probability)  # type: ignore[arg-type]
+            for probability in (False, True)
+        )
+        self._picture = MapPicture(layout, "nearest")
+        self._shares: dict[str, float] = {}
+        self._num_objects = 0
+        self.mask_file = map_file("mask", config.format)
+        self.probability_file = map_file("probability", config.format)
+        maps = [map_file(name, kind) for name in ("mask", "probability") for kind in MAP_SUFFIXES]
+        self.files: Sequence[str] = [*maps, OBJECT_TABLE, OBJECT_POLYGONS, OVERVIEW]
+
+    def work_up(self, layers: Layers, place: Box, block: Box) -> dict[str, NDArray[Any]]:
+        """Return what is kept of a block: encoded tiles, pieces of objects, a small picture, number of pixels."""
+        del place, block  # there is no margin
+        mask, foreground, *fine = layers
+        kept = {
+            "mask": encode_block(mask, self._mask),
+            "objects": trace_block(mask, foreground, len(self._classes)),
+            "picture": self._picture.of_block(mask),
+            "pixels": {"count": np.bincount(mask.ravel(), minlength=len(self._classes))},
+        }
+        if self._config.probability:
+            kept["probability"] = encode_block(fine[0] if fine else foreground, self._probability)
+        return {f"{group}/{name}": array for group, arrays in kept.items() for name, array in arrays.items()}
+
+    def join(
+        self,
+        row: Callable[[int, str], list[dict[str, NDArray[Any]] | None]],
+        on_row: Callable[[int, int], None],
+    ) -> None:
+        """Write the files from the parts."""
+        plan, layout, kind = self._plan, self._plan.layout, self._config.format
+        maps = [("mask", self._mask, self.mask_file)]
+        if self._config.probability:
+            maps.append(("probability", self._probability, self.probability_file))
+        total = layout.block_rows * (1 + 2 * len(maps))
+        for number, (group, pyramid, name) in enumerate(maps):
+            join_pyramid(
+                self._folder / name,
+                pyramid,
+                lambda at, group=group: row(at, group),  # type: ignore[misc]
+                num_rows=layout.block_rows,
+                kind=kind,
+                on_row=lambda done, _, number=number: on_row(2 * number * layout.block_rows + done, total),  # type: ignore[misc]
+            )
+        counts = np.zeros(len(self._classes), np.int64)
+        with ObjectOutputs(
+            self._folder,
+            self._classes,
+            origin=plan.origin,
+            downsample=plan.map_downsample,
+            mpp=plan.level_0_mpp,
+            min_area=self._config.min_area,
+        ) as objects:
+            joiner = ObjectJoiner(layout.height, layout.width, len(self._classes), objects.add)
+            for at in range(layout.block_rows):
+                joiner.add_row(row(at, "objects"))
+                counts += sum((block["count"] for block in row(at, "pixels") if block is not None), np.int64(0))
+                on_row(total - layout.block_rows + at + 1, total)
+            joiner.finish()
+        counts[0] += layout.height * layout.width - counts.sum()  # cells that were left out
+        self._num_objects = objects.num_objects
+        self._shares = dict(zip(self._classes, (counts / counts.sum()).tolist(), strict=True))
+        self._small = self._picture.join(lambda at: row(at, "picture"))
+
+    def draw(self, slide: Slide) -> None:
+        """Write overview.png."""
+        rows, columns = self._small.shape
+        height, width = thumbnail_size(rows, columns, OVERVIEW_PX)
+        region, mpp = self._plan.region_on_level_0, self._plan.level_0_mpp
+        draw_overview(
+            with_channels(read_thumbnail(slide, height, width, region=region), 3),
+            self._small[np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)],
+            self._classes,
+            self._folder / OVERVIEW,
+            shares=self._shares,
+            um_per_px=mpp and mpp * max(region.height, region.width) / max(height, width),
+            title=slide.path.name,
+        )
+
+    def written_difference(self, place: Box, layers: Layers) -> float:
+        """Return the largest difference of a place's class ids to those that were written (OME-Zarr is not read)."""
+        if self._config.format == "ome-zarr":
+            return 0.0
+        with open_slide(self._folder / self.mask_file) as mask:
+            return share_of_range(mask.read(place)[..., 0], layers[0])
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of objects, and each class's share of the map."""
+        return {"num_objects": self._num_objects, "shares": self._shares}

@@ -15,7 +15,7 @@ from segkit.data.points import read_points
 from segkit.data.splits import assign_splits
 from segkit.errors import InputError
 from segkit.geometry import TileGrid
-from segkit.inference.pipeline import with_channels
+from segkit.inference.sources import with_channels
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress

@@ -110,23 +110,92 @@ def test_resuming_takes_the_configuration_of_the_run(stand_in: Callable[..., Sta
 
 
 def test_predict_hands_on_its_options(stand_in: Callable[..., StandIn]) -> None:
-    function = stand_in(predict_module, "predict", PredictResult(model=Path("m"), slides=[slide_result("a.tif")]))
+    function = stand_in(predict_module, "predict", PredictResult(models=[Path("m")], slides=[slide_result("a.tif")]))
     result = run(
-        *("predict", "a.tif", "b", "--model", "m", "--tile", "256", "--mpp", "0.25", "--dihedral", "--out", "out"),
-        *("--min-area", "3", "--precision", "float32", "--device", "cpu", "--overwrite"),
+        *("predict", "a.tif", "b", "--model", "m", "--model", "n", "--tile", "256", "--mpp", "0.25", "--dihedral"),
+        *("--out", "out", "--min-area", "3", "--precision", "float32", "--device", "cpu", "--overwrite"),
+        *("--probability-type", "float16", "--inexact"),
     )
     assert result.exit_code == 0, result.output
     config = function.options["config"]
     assert function.arguments == ([Path("a.tif"), Path("b")],)
     assert (config.tile, config.mpp, config.batch, config.dihedral) == (256, 0.25, AUTO, True)
     assert (config.min_area, config.compute.precision, config.compute.device) == (3.0, "float32", "cpu")
-    assert function.options["overwrite"] is True
+    assert (config.probability_type, config.inexact) == ("float16", True)
+    assert function.options["models"] == [Path("m"), Path("n")]
+    assert (function.options["out"], function.options["overwrite"]) == (Path("out"), True)
     for words in ("a.tif", "done", "nucleus 25.0 %", "1 min 23 s", "Look at: out/a/overview.png"):
         assert words in result.stdout
 
 
+@pytest.mark.parametrize("status", ["planned", "shared"])
+def test_what_is_not_done_yet_is_no_failure_and_has_no_picture(stand_in: Callable[..., StandIn], status: str) -> None:
+    waiting = slide_result("b.tif", status=status, num_objects=None, shares={}, seconds=None)
+    stand_in(predict_module, "predict", PredictResult(models=[Path("m")], slides=[slide_result("a.tif"), waiting]))
+    result = run("predict", "a.tif", "b.tif")
+    assert result.exit_code == 0
+    assert status in result.stdout
+    assert "Look at: out/a/overview.png" in result.stdout
+    assert "out/b" not in result.stdout
+
+
+WORKING_THROUGH_SLIDES = {
+    "predict": (predict_module, PredictResult(models=[Path("m")], slides=[slide_result("a.tif")])),
+    "sliding-window": (
+        sliding_window_module,
+        SlidingWindowResult(
+            models=[Path("m")],
+            method="atrous",
+            slides=[WindowResult(input=Path("a.tif"), folder=Path("out/a"), status="done", seconds=1.0)],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", WORKING_THROUGH_SLIDES)
+def test_what_both_commands_can_do_with_slides_is_handed_on(stand_in: Callable[..., StandIn], command: str) -> None:
+    module, result = WORKING_THROUGH_SLIDES[command]
+    function = stand_in(module, command.replace("-", "_"), result)
+    ended = run(
+        *(command, "a.tif", "--region", "10,20,300,400", "--tissue", "off", "--max-memory", "3GB", "--dry-run"),
+        *("--format", "ome-zarr", "--verify-seams", "5", "--shard", "2/3"),
+    )
+    assert ended.exit_code == 0, ended.output
+    config = function.options["config"]
+    assert (config.region_box, config.tissue, config.max_memory_bytes) == ((10, 20, 300, 400), "off", 3_000_000_000)
+    assert (config.format, config.verify_seams) == ("ome-zarr", 5)
+    assert function.options["dry_run"] is True
+    assert (function.options["share"].number, function.options["share"].count) == (2, 3)
+    assert run(command, "a.tif").exit_code == 0
+    assert (function.options["dry_run"], function.options["share"].count) == (False, 1)
+    assert (function.options["config"].region_box, function.options["config"].tissue) == (None, AUTO)
+
+
+@pytest.mark.parametrize("command", WORKING_THROUGH_SLIDES)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--region", "1,2,3"), "X,Y,WIDTH,HEIGHT"),
+        (("--region", "1,2,0,9"), "X,Y,WIDTH,HEIGHT"),
+        (("--max-memory", "much"), "max_memory"),
+        (("--format", "png"), "format"),
+        (("--verify-seams", "-1"), "verify_seams"),
+        (("--shard", "4/3"), "4/3"),
+    ],
+)
+def test_slides_are_not_touched_where_a_value_makes_no_sense(
+    stand_in: Callable[..., StandIn], command: str, wrong: tuple[str, str], words: str
+) -> None:
+    module, result = WORKING_THROUGH_SLIDES[command]
+    function = stand_in(module, command.replace("-", "_"), result)
+    ended = run(command, "a.tif", *wrong)
+    assert ended.exit_code == 2
+    assert words in " ".join(ended.stderr.split())
+    assert function.options == {}
+
+
 def test_a_flag_can_switch_off_what_the_file_switches_on(stand_in: Callable[..., StandIn], tmp_path: Path) -> None:
-    function = stand_in(predict_module, "predict", PredictResult(model=Path("m"), slides=[slide_result("a.tif")]))
+    function = stand_in(predict_module, "predict", PredictResult(models=[Path("m")], slides=[slide_result("a.tif")]))
     (tmp_path / "c.yaml").write_text("dihedral: true\nprobability: true\n")
     assert run("predict", "a.tif", "--config", str(tmp_path / "c.yaml"), "--no-dihedral").exit_code == 0
     assert (function.options["config"].dihedral, function.options["config"].probability) == (False, True)
@@ -142,7 +211,7 @@ def test_a_flag_can_switch_off_what_the_file_switches_on(stand_in: Callable[...,
 def test_inputs_that_failed_are_named_with_their_cause(
     stand_in: Callable[..., StandIn], slides: list[SlideResult], code: int
 ) -> None:
-    stand_in(predict_module, "predict", PredictResult(model=Path("m"), slides=slides))
+    stand_in(predict_module, "predict", PredictResult(models=[Path("m")], slides=slides))
     result = run("predict", "a.tif", "b.tif")
     failed = [slide for slide in slides if slide.status == "failed"]
     assert result.exit_code == code
@@ -154,7 +223,7 @@ def test_inputs_that_failed_are_named_with_their_cause(
 
 def test_json_is_the_only_thing_on_standard_output_also_when_inputs_failed(stand_in: Callable[..., StandIn]) -> None:
     slides = [slide_result("a.tif"), slide_result("b.tif", **FAILED)]
-    stand_in(predict_module, "predict", PredictResult(model=Path("m"), slides=slides))
+    stand_in(predict_module, "predict", PredictResult(models=[Path("m")], slides=slides))
     result = run("predict", "a.tif", "b.tif", "--json")
     assert result.exit_code == 5
     assert [slide["status"] for slide in json.loads(result.stdout)["slides"]] == ["done", "failed"]

@@ -72,12 +72,18 @@ def test_without_a_command_the_help_is_shown_and_the_exit_code_is_that_of_usage(
         (
             "predict",
             PredictConfig,
-            ["mpp", "tile", "batch", "dihedral", "probability", "min_area", "compute.precision"],
+            [
+                *("mpp", "region", "tissue", "tile", "max_memory", "batch", "dihedral", "probability"),
+                *("probability_type", "format", "min_area", "compute.precision", "verify_seams", "inexact"),
+            ],
         ),
         (
             "sliding-window",
             SlidingWindowConfig,
-            ["stride", "method", "verify", "threshold", "mpp", "tile", "dihedral", "compute.device"],
+            [
+                *("stride", "method", "verify", "threshold", "mpp", "region", "tissue", "tile", "max_memory", "format"),
+                *("dihedral", "compute.device", "verify_seams"),
+            ],
         ),
         ("evaluate", EvaluateConfig, ["split", "compute.device"]),
         ("preview", TrainConfig, ["data.dir", "seed"]),
@@ -108,7 +114,8 @@ def test_the_version_is_the_packages(run_segkit: Run) -> None:
     ("words", "expected"),
     [
         ("segkit pre", {"predict", "preview"}),
-        ("segkit predict --pr", {"--probability", "--precision"}),
+        ("segkit predict --pr", {"--probability", "--probability-type", "--precision"}),
+        ("segkit predict --format ", {"tiff", "ome-tiff", "ome-zarr"}),
         ("segkit evaluate --split t", {"train", "test"}),
         ("segkit predict --precision ", {"auto", "float32", "bfloat16"}),
         ("segkit sl", {"sliding-window"}),

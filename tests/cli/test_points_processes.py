@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from segkit.inference.detection_outputs import read_detections
@@ -17,6 +18,7 @@ from tests.processes import (
     in_words,
     message_of,
     outputs_in,
+    parts_in,
     run,
     segkit,
     temporary_files,
@@ -42,12 +44,23 @@ def scan(slide: object, model: object, out: object, *more: object) -> tuple[obje
 
 
 @pytest.fixture(scope="module")
-def reference(slide: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an undisturbed scan of the slide leaves."""
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide whose map of every pixel has four parts."""
+    image = np.tile(DISKS.image, (3, 2, 1))[:1100, :1060]
+    return write_slide(tmp_path_factory.mktemp("slides") / "tissue.tif", image)
+
+
+NUM_PARTS = 4
+DENSELY = ("--stride", 1, "--tile", 128)
+
+
+@pytest.fixture(scope="module")
+def reference(large: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed scan of the large slide leaves."""
     folder = tmp_path_factory.mktemp("reference")
-    ended = Running(folder, segkit, *scan(slide, model, "out")).wait()
+    ended = Running(folder, segkit, *scan(large, model, "out", *DENSELY)).wait()
     assert ended.code == 0, ended.err
-    assert len(read_detections(folder / "out" / "tissue" / "detections.csv", CLASSES).scores) > 100
+    assert len(read_detections(folder / "out" / "tissue" / "detections.csv", CLASSES).scores) > 300
     return outputs_in(folder / "out" / "tissue")
 
 
@@ -56,6 +69,7 @@ def reference(slide: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 MOMENTS: dict[str, Callable[[Path], object]] = {
     "the folder appears": lambda folder: folder.exists(),
     "it writes": temporary_files,
+    "two parts are done": lambda folder: len(parts_in(folder)) >= 2,
     "the map is done": lambda folder: (folder / "probability.tif").exists(),
     "the table is done": lambda folder: (folder / "detections.csv").exists(),
     "the overview is done": lambda folder: (folder / "overview.png").exists(),
@@ -63,42 +77,61 @@ MOMENTS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_scan_that_is_killed_leaves_nothing_torn_and_is_done_again(
-    start: Start, slide: Path, model: Path, reference: dict[str, bytes], tmp_path: Path, moment: str
+def test_a_scan_that_is_killed_leaves_nothing_torn_and_goes_on(
+    start: Start, large: Path, model: Path, reference: dict[str, bytes], tmp_path: Path, moment: str
 ) -> None:
     folder = tmp_path / "out" / "tissue"
-    process = start(*scan(slide, model, tmp_path / "out"))
+    process = start(*scan(large, model, tmp_path / "out", *DENSELY))
     process.wait_for(lambda: MOMENTS[moment](folder))
     process.send(signal.SIGKILL)
-    if process.wait().code != 0:
-        assert not (folder / "run.json").exists()
-    left = {name: content for name, content in outputs_in(folder).items() if not name.startswith(".")}
-    assert left.items() <= reference.items()
-    ended = run(start, *scan(slide, model, tmp_path / "out"))
+    finished = process.wait().code == 0
+    assert (folder / "run.json").exists() == finished
+    assert outputs_in(folder).items() <= reference.items()
+    number = len(parts_in(folder))
+    ended = run(start, *scan(large, model, tmp_path / "out", *DENSELY))
     assert ended.code == 0, ended.err
+    record = json.loads((folder / "run.json").read_text())
+    assert record["complete"] is True
+    if not finished:
+        assert record["parts"] == {"all": NUM_PARTS, "done_by_this_process": NUM_PARTS - number}
     assert outputs_in(folder) == reference
-    assert json.loads((folder / "run.json").read_text())["complete"] is True
+    assert set(in_words(folder)) == {".lock", "run.json", *reference}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_scan_leaves_no_file(
-    start: Start, slide: Path, model: Path, tmp_path: Path, number: signal.Signals, code: int
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [("it writes", signal.SIGINT, 130), ("two parts are done", signal.SIGTERM, 143)],
+)
+def test_an_interrupted_scan_ends_at_once_and_leaves_what_is_whole(
+    start: Start,
+    large: Path,
+    model: Path,
+    reference: dict[str, bytes],
+    tmp_path: Path,
+    moment: str,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     folder = tmp_path / "out" / "tissue"
-    process = start(*scan(slide, model, tmp_path / "out"))
-    process.wait_for(lambda: temporary_files(folder))
+    process = start(*scan(large, model, tmp_path / "out", *DENSELY))
+    process.wait_for(lambda: MOMENTS[moment](folder))
     process.send(number)
     ended = process.wait(20)
     assert ended.code == code
     assert message_of(ended).startswith("segkit: interrupted.")
-    assert set(in_words(folder)) == {".lock"}
+    assert temporary_files(folder) == []
+    assert outputs_in(folder).items() <= reference.items()
+    assert not (folder / "run.json").exists()
+    assert run(start, *scan(large, model, tmp_path / "out", *DENSELY)).code == 0
+    assert outputs_in(folder) == reference
 
 
 def test_a_full_disk_ends_a_scan_in_4(start: Start, slide: Path, model: Path, tmp_path: Path) -> None:
     ended = Running(tmp_path, with_full_disk, 10_000, *scan(slide, model, tmp_path / "out")).wait()
     assert ended.code == 4, ended.err
     assert re.fullmatch(r"segkit: .*: the disk is full .*", message_of(ended))
-    assert set(in_words(tmp_path / "out" / "tissue")) == {".lock"}
+    assert outputs_in(tmp_path / "out" / "tissue") == {}
+    assert temporary_files(tmp_path) == []
 
 
 # Many inputs, many times

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segkit.cli.app import COMMANDS
@@ -23,6 +24,7 @@ from tests.processes import (
     in_words,
     message_of,
     outputs_in,
+    parts_in,
     run,
     segkit,
     temporary_files,
@@ -168,56 +170,131 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(slide: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an undisturbed prediction of the slide leaves."""
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of four parts."""
+    image = np.tile(draw_field(8, 520, 530)[0], (3, 2, 1))[:1200, :1060]
+    return write_slide(tmp_path_factory.mktemp("slides") / "tissue.tif", image)
+
+
+NUM_PARTS = 4
+
+
+@pytest.fixture(scope="module")
+def reference(large: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed prediction of the large slide leaves."""
     folder = tmp_path_factory.mktemp("reference")
-    ended = Running(folder, segkit, *prediction(slide, tiny_run, "out")).wait()
+    ended = Running(folder, segkit, *prediction(large, tiny_run, "out")).wait()
     assert ended.code == 0, ended.err
     return outputs_in(folder / "out" / "tissue")
 
 
 def prediction(slide: object, model: Path, out: object, *more: object) -> tuple[object, ...]:
-    return ("predict", slide, "--model", model, "--out", out, "--tile", 64, "--probability", *CPU, *more)
+    return ("predict", slide, "--model", model, "--out", out, "--tile", 128, "--probability", *CPU, *more)
 
 
 MOMENTS: dict[str, Callable[[Path], object]] = {
     "the folder appears": lambda folder: folder.exists(),
     "it writes": temporary_files,
-    "the objects are done": lambda folder: (folder / "objects.geojson").exists(),
+    "a part is done": parts_in,
+    "three parts are done": lambda folder: len(parts_in(folder)) >= 3,
     "the map is done": lambda folder: (folder / "mask.tif").exists(),
+    "the objects are done": lambda folder: (folder / "objects.geojson").exists(),
     "the overview is done": lambda folder: (folder / "overview.png").exists(),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_prediction_that_is_killed_leaves_nothing_torn_and_is_done_again(
-    start: Start, slide: Path, tiny_run: Path, reference: dict[str, bytes], tmp_path: Path, moment: str
+def test_a_prediction_that_is_killed_leaves_nothing_torn_and_goes_on(
+    start: Start, large: Path, tiny_run: Path, reference: dict[str, bytes], tmp_path: Path, moment: str
 ) -> None:
     folder = tmp_path / "out" / "tissue"
-    process = start(*prediction(slide, tiny_run, tmp_path / "out"))
+    process = start(*prediction(large, tiny_run, tmp_path / "out"))
     process.wait_for(lambda: MOMENTS[moment](folder))
     process.send(signal.SIGKILL)
-    if process.wait().code != 0:
-        assert not (folder / "run.json").exists()
-    left = {name: content for name, content in outputs_in(folder).items() if not name.startswith(".")}
-    assert left.items() <= reference.items()
-    ended = run(start, *prediction(slide, tiny_run, tmp_path / "out"))
+    finished = process.wait().code == 0
+    assert (folder / "run.json").exists() == finished
+    assert outputs_in(folder).items() <= reference.items()
+    number = len(parts_in(folder))
+    ended = run(start, *prediction(large, tiny_run, tmp_path / "out"))
+    assert ended.code == 0, ended.err
+    if not finished:
+        assert (f"tissue.tif: {number} of {NUM_PARTS} parts were finished before\n" in ended.err) == (number > 0)
+        record = json.loads((folder / "run.json").read_text())
+        assert record["parts"] == {"all": NUM_PARTS, "done_by_this_process": NUM_PARTS - number}
+    assert outputs_in(folder) == reference
+    assert set(in_words(folder)) == {".lock", "run.json", *reference}
+
+
+def test_a_prediction_that_is_killed_again_and_again_gets_on(
+    start: Start, large: Path, tiny_run: Path, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Each time after one more part; those that are there are not written again."""
+    folder = tmp_path / "out" / "tissue"
+    kept: dict[str, bytes] = {}
+    for _ in range(NUM_PARTS - 1):
+        process = start(*prediction(large, tiny_run, tmp_path / "out"))
+        process.wait_for(lambda: len(parts_in(folder)) > len(kept))  # noqa: B023
+        process.send(signal.SIGKILL)
+        if process.wait().code == 0:
+            break  # it was quicker
+        assert kept.items() <= parts_in(folder).items() or not parts_in(folder)
+        kept = parts_in(folder)
+    ended = run(start, *prediction(large, tiny_run, tmp_path / "out"))
     assert ended.code == 0, ended.err
     assert outputs_in(folder) == reference
-    assert (folder / "run.json").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_prediction_leaves_no_file(
-    start: Start, slide: Path, tiny_run: Path, tmp_path: Path, number: signal.Signals, code: int
+def test_a_part_that_was_damaged_is_done_again(
+    start: Start, large: Path, tiny_run: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder = tmp_path / "out" / "tissue"
-    process = start(*prediction(slide, tiny_run, tmp_path / "out"))
-    process.wait_for(lambda: temporary_files(folder))
+    process = start(*prediction(large, tiny_run, tmp_path / "out"))
+    process.wait_for(lambda: len(parts_in(folder)) >= 2)
+    process.send(signal.SIGKILL)
+    process.wait()
+    damaged = folder / min(parts_in(folder))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    number = len(parts_in(folder))
+    ended = run(start, *prediction(large, tiny_run, tmp_path / "out"))
+    assert ended.code == 0, ended.err
+    assert f"{damaged}: is damaged, this part is done again" in ended.err
+    assert f"{number - 1} of {NUM_PARTS} parts were finished before" in ended.err
+    assert outputs_in(folder) == reference
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [
+        ("it writes", signal.SIGINT, 130),
+        ("a part is done", signal.SIGTERM, 143),
+        ("the map is done", signal.SIGINT, 130),
+        ("the map is done", signal.SIGTERM, 143),
+    ],
+)
+def test_an_interrupted_prediction_ends_at_once_and_leaves_what_is_whole(
+    start: Start,
+    large: Path,
+    tiny_run: Path,
+    reference: dict[str, bytes],
+    tmp_path: Path,
+    moment: str,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    folder = tmp_path / "out" / "tissue"
+    process = start(*prediction(large, tiny_run, tmp_path / "out"))
+    process.wait_for(lambda: MOMENTS[moment](folder))
     process.send(number)
     ended = process.wait(20)
     assert ended.code == code
-    assert set(in_words(folder)) == {".lock"}
+    assert message_of(ended).startswith("segkit: interrupted.")
+    assert temporary_files(folder) == []
+    assert outputs_in(folder).items() <= reference.items()
+    assert not (folder / "run.json").exists()
+    assert run(start, *prediction(large, tiny_run, tmp_path / "out")).code == 0
+    assert outputs_in(folder) == reference
 
 
 def test_good_inputs_are_finished_and_bad_ones_named(start: Start, slide: Path, tiny_run: Path, tmp_path: Path) -> None:
@@ -255,7 +332,7 @@ def test_unusual_names_stay_on_one_line_and_inside_the_folder(start: Start, tiny
     bad.write_bytes(b"no image")
     ended = run(start, *prediction(tmp_path / "in", tiny_run, tmp_path / "out"))
     assert ended.code == 5
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(names)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "summary.csv"}
     assert "bad\\n\\x1b[31m.tif" in message_of(ended)
     assert "\x1b" not in ended.err + ended.out
 
@@ -276,7 +353,8 @@ def test_a_full_disk_ends_a_prediction_in_4(start: Start, slide: Path, tiny_run:
     ended = Running(tmp_path, with_full_disk, 10_000, *prediction(slide, tiny_run, tmp_path / "out")).wait()
     assert ended.code == 4, ended.err
     assert re.fullmatch(r"segkit: .*: the disk is full .*", message_of(ended))
-    assert set(in_words(tmp_path / "out" / "tissue")) <= {".lock", "objects.csv"}
+    assert outputs_in(tmp_path / "out" / "tissue") == {}
+    assert temporary_files(tmp_path) == []
 
 
 # Looking

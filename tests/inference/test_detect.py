@@ -1,7 +1,7 @@
-"""The list of detections is the same wherever rows are cut, and what plain definitions and known libraries give."""
+"""The list of detections is the same wherever a map is cut, and what plain definitions and known libraries give."""
 
-import math
-import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 from skimage.measure import label
 from skimage.morphology import local_maxima
 
-from segkit.inference.detect import Detector, DetectorSettings, MapGrid, _DiskSums, detect, suppress
+from segkit.geometry import Box
+from segkit.inference.candidates import Disk
+from segkit.inference.detect import (
+    DetectorSettings,
+    MapGrid,
+    detect,
+    detections_of_runs,
+    find_runs,
+    margin,
+    suppress,
+)
 from segkit.points import FULL_SCORE, Detections
+from tests.inference.plain_sums import plain_sums
 
 TINY = 1e-3  # an NMS radius that suppresses nothing
 
@@ -56,69 +67,123 @@ def assert_same(a: Detections, b: Detections) -> None:
         assert np.array_equal(one, other)
 
 
-@given(data=st.data(), scores=score_maps())
-def test_detections_do_not_depend_on_where_rows_are_cut(data: st.DataObject, scores: Scores) -> None:
+Columns = dict[str, NDArray[np.generic]]
+
+
+def blocks_of(height: int, width: int, block_px: int) -> Iterator[Box]:
+    for y in range(0, height, block_px):
+        for x in range(0, width, block_px):
+            yield Box(y, x, block_px, block_px).intersect(Box(0, 0, height, width))
+
+
+def runs_of(scores: Scores, block: Box, settings: DetectorSettings, *, more: int = 0) -> Columns:
+    """Return the runs of a block, found with a copy of nothing but what it depends on."""
+    height, width = scores.shape[:2]
+    region = block.expand(margin(settings) + more).intersect(Box(0, 0, height, width))
+    return find_runs(scores[region.slices].copy(), region, block, height, width, settings)
+
+
+@given(
+    data=st.data(), scores=score_maps(), block_px=st.integers(1, 25), more=st.integers(0, 9), seed=st.integers(0, 99)
+)
+def test_detections_do_not_depend_on_how_a_map_is_cut(
+    data: st.DataObject, scores: Scores, block_px: int, more: int, seed: int
+) -> None:
     settings = data.draw(settings_for(scores.shape[2]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(scores)), max_size=30)))
-    detector = Detector(scores.shape[1], settings)
-    for band in np.split(scores, cuts):
-        detector.add_rows(band)
-    assert_same(detector.finish(), detect(scores, settings))
+    height, width = scores.shape[:2]
+    blocks = [runs_of(scores, block, settings, more=more) for block in blocks_of(height, width, block_px)]
+    for block in blocks:
+        assert [column.dtype for column in block.values()] == [np.int32] * 4 + [np.int64, np.uint8]
+    order = np.random.default_rng(seed).permutation(len(blocks))
+    found = detections_of_runs((blocks[number] for number in order), width, settings)
+    assert_same(found, detect(scores, settings))
+    assert_same(found, detect(scores, settings, block_px=block_px))
+
+
+@given(data=st.data(), scores=score_maps(), block_px=st.integers(2, 12), share=st.floats(0.1, 0.9))
+def test_blocks_far_from_every_score_can_be_left_out(
+    data: st.DataObject, scores: Scores, block_px: int, share: float
+) -> None:
+    settings = data.draw(settings_for(scores.shape[2]))
+    height, width = scores.shape[:2]
+    blocks = list(blocks_of(height, width, block_px))
+    empty = np.random.default_rng(len(blocks)).random(len(blocks)) < share
+    for block in np.array(blocks)[empty]:
+        scores[Box(*block).slices] = 0
+
+    def is_far(block: Box) -> bool:
+        return not scores[block.expand(margin(settings)).intersect(Box(0, 0, height, width)).slices].any()
+
+    found = [None if is_far(block) else runs_of(scores, block, settings) for block in blocks]
+    assert_same(detections_of_runs(found, width, settings), detect(scores, settings))
 
 
 def test_large_maps_are_worked_on_in_blocks_with_the_same_result() -> None:
-    scores = np.random.default_rng(0).integers(0, 65536, (700, 900, 2), dtype=np.uint16)
+    scores = np.random.default_rng(0).integers(0, 65536, (300, 1100, 2), dtype=np.uint16)
     settings = DetectorSettings(nms_radius=8, lowest=(0.2, 0.2), smooth_radius=3)
-    detector = Detector(900, settings)
-    assert detector._block_rows < 700
-    for band in np.split(scores, range(1, 700, 37)):
-        detector.add_rows(band)
-    found = detector.finish()
+    found = detect(scores, settings)
     assert len(found.scores) > 1000
-    assert_same(found, detect(scores, settings))
+    for block_px in (111, 512, 1100):
+        assert_same(found, detect(scores, settings, block_px=block_px))
 
 
-@given(scores=score_maps(), radius=st.floats(0, 12))
-def test_sums_are_those_of_a_plain_convolution(scores: Scores, radius: float) -> None:
-    reach = math.floor(radius)
-    padded = np.pad(scores.astype(np.int64), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    disk = [
-        (dy, dx)
-        for dy in range(-reach, reach + 1)
-        for dx in range(-reach, reach + 1)
-        if dy * dy + dx * dx <= radius * radius
-    ]
-    height, width = scores.shape[:2]
-    expected = sum(padded[reach + dy :, reach + dx :][:height, :width] for dy, dx in disk)
-    smoother = _DiskSums(width, scores.shape[2], radius)
-    sums = np.concatenate([smoother.add_rows(scores), smoother.finish()])
-    assert smoother.num_pixels == len(disk)
-    assert np.array_equal(sums, expected)
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_plateau_over_a_border_is_one_detection_in_its_middle(cut: int) -> None:
+    scores = np.zeros((9, 9, 1), np.uint16)
+    scores[2:8, 1:6] = 40000
+    settings = DetectorSettings(nms_radius=TINY, lowest=(0.1,))
+    assert detect(scores, settings, block_px=cut).positions.tolist() == [[5.0, 3.5]]
 
 
-@pytest.mark.parametrize(("radius", "num_pixels"), [(0, 1), (0.99, 1), (1, 5), (1.42, 9), (2, 13), (10, 317)])
-def test_disks_hold_the_pixels_up_to_their_radius(radius: float, num_pixels: int) -> None:
-    assert _DiskSums(5, 1, radius).num_pixels == num_pixels
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_what_is_higher_two_pixels_beyond_a_border_makes_a_shoulder(cut: int) -> None:
+    """A pixel right of it is as high, and the next one higher: no plateau of which all pixels are in sight is one."""
+    scores = np.array([[1, 5, 5, 5, 5, 9, 2]], np.uint16)[..., None]
+    settings = DetectorSettings(nms_radius=TINY, lowest=(0.0,))
+    assert detect(scores, settings, block_px=cut).positions.tolist() == [[0.5, 5.5]]
 
 
-@given(scores=score_maps(max_classes=1))
-def test_candidates_are_the_regional_maxima_of_a_known_library(scores: Scores) -> None:
-    found = detect(scores, DetectorSettings(nms_radius=TINY, lowest=(0.0,)))
-    image = scores[..., 0]
-    if image.min() == image.max():  # the library's maxima are higher than something
-        expected = [((len(image) / 2, image.shape[1] / 2), int(image[0, 0]))] if image[0, 0] else []
-    else:
-        plateaus = label(local_maxima(image, connectivity=2), connectivity=2)
-        pixels = [np.argwhere(plateaus == number) for number in range(1, plateaus.max() + 1)]
-        expected = [(tuple(where.mean(axis=0) + 0.5), int(image[tuple(where[0])])) for where in pixels]
-        expected = [one for one in expected if one[1] > 0]
+@pytest.mark.parametrize("smooth_radius", [0.0, 2.5])
+def test_a_region_that_lacks_the_margin_is_refused(smooth_radius: float) -> None:
+    scores = np.zeros((40, 40, 1), np.uint16)
+    settings = DetectorSettings(nms_radius=1, lowest=(0.1,), smooth_radius=smooth_radius)
+    block = Box(15, 15, 10, 10)
+    runs_of(scores, block, settings)
+    with pytest.raises(ValueError, match="needs Box"):
+        runs_of(scores, block, settings, more=-1)
+    with pytest.raises(ValueError, match="of a map of 20 x 40"):
+        find_runs(scores, Box(0, 0, 40, 40), block, 20, 40, settings)
+
+
+def regional_maxima(values: NDArray[np.integer[Any]]) -> list[tuple[tuple[float, ...], int]]:
+    """Return centre and value of each regional maximum above 0, by a known library."""
+    if values.min() == values.max():  # the library's maxima are higher than something
+        return [((len(values) / 2, values.shape[1] / 2), int(values[0, 0]))] if values[0, 0] else []
+    plateaus = label(local_maxima(values, connectivity=2), connectivity=2)
+    pixels = [np.argwhere(plateaus == number) for number in range(1, plateaus.max() + 1)]
+    found = [(tuple(where.mean(axis=0) + 0.5), int(values[tuple(where[0])])) for where in pixels]
+    return [one for one in found if one[1] > 0]
+
+
+@given(
+    scores=score_maps(max_classes=1),
+    radius=st.sampled_from([0.0, 1.0, 1.5, 2.9, 6.0]),
+    block_px=st.integers(1, 25),
+)
+def test_candidates_are_the_regional_maxima_of_the_smoothed_map(scores: Scores, radius: float, block_px: int) -> None:
+    settings = DetectorSettings(nms_radius=TINY, lowest=(0.0,), smooth_radius=radius)
+    found = detect(scores, settings, block_px=block_px)
     # Plateaus around each other can have one centre, and are suppressed then.
-    unique = {(round(y, 9), round(x, 9)): value for (y, x), value in sorted(expected, key=lambda one: one[1])}
+    expected = {
+        (round(y, 9), round(x, 9)): value
+        for (y, x), value in sorted(regional_maxima(plain_sums(scores[..., 0], radius)), key=lambda one: one[1])
+    }
+    full = FULL_SCORE * Disk(radius).num_pixels
     got = {
-        (round(y, 9), round(x, 9)): round(score * FULL_SCORE)
+        (round(y, 9), round(x, 9)): round(score * full)
         for (y, x), score in zip(found.positions.tolist(), found.scores.tolist(), strict=True)
     }
-    assert got == unique
+    assert got == expected
 
 
 def naive_suppression(positions: NDArray[np.float64], radius: float) -> list[bool]:
@@ -204,19 +269,13 @@ def test_a_saturated_object_is_detected_in_its_middle() -> None:
         assert found.scores.tolist() == [1.0]
 
 
-def test_a_shoulder_of_a_hill_is_no_candidate() -> None:
-    scores = np.array([[1, 5, 5, 5, 5, 9, 2]], np.uint16)[..., None]
-    found = detect(scores, DetectorSettings(nms_radius=TINY, lowest=(0.0,)))
-    assert found.positions.tolist() == [[0.5, 5.5]]
-
-
 def test_maps_that_hold_nothing_and_maps_that_hold_nothing_else() -> None:
     settings = DetectorSettings(nms_radius=3, lowest=(0.0,))
     assert len(detect(np.zeros((9, 9, 1), np.uint16), settings).scores) == 0
     assert detect(np.full((9, 12, 1), 65535, np.uint16), settings).positions.tolist() == [[4.5, 6.0]]
-    without_rows = Detector(7, settings).finish()
-    assert [values.shape for values in without_rows] == [(0, 2), (0,), (0,)]
-    assert [values.dtype for values in without_rows] == [np.float64, np.int64, np.float64]
+    for nothing in (detections_of_runs([], 7, settings), detections_of_runs([None], 7, settings)):
+        assert [values.shape for values in nothing] == [(0, 2), (0,), (0,)]
+        assert [values.dtype for values in nothing] == [np.float64, np.int64, np.float64]
 
 
 def test_the_best_comes_first_and_of_equals_the_upper_then_the_left() -> None:
@@ -237,6 +296,8 @@ def test_positions_are_those_of_level_0() -> None:
     assert strided.positions.tolist() == [[(2 * 4 + 0.5) * 2, (5 * 4 + 0.5) * 2]]
     even_window = detect(scores, settings, MapGrid(stride=4, offset=1.0))
     assert even_window.positions.tolist() == [[9.0, 21.0]]
+    region = detect(scores, settings, MapGrid(stride=4, downsample=2.0, origin=(96, 1000)))
+    assert region.positions.tolist() == [[(2 * 4 + 96.5) * 2, (5 * 4 + 1000.5) * 2]]
 
 
 def two_classes_at_one_place() -> Scores:
@@ -260,28 +321,14 @@ def test_classes_have_their_own_lowest_score() -> None:
     assert found.positions.tolist() == [[10.5, 10.5]]
 
 
-def test_memory_does_not_grow_with_the_height() -> None:
-    def peak(num_bands: int) -> int:
-        rows = np.full((64, 300, 1), 20000, np.uint16)
-        detector = Detector(300, DetectorSettings(nms_radius=5, lowest=(0.9,), smooth_radius=6))
-        tracemalloc.start()
-        for _ in range(num_bands):
-            detector.add_rows(rows)
-        reached = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return reached
-
-    peak(2)
-    assert peak(120) < 1.2 * peak(4)
-
-
 @pytest.mark.parametrize(
     "scores",
     [np.zeros((4, 5, 1), np.uint8), np.zeros((4, 6, 1), np.uint16), np.zeros((4, 5, 2), np.uint16)],
 )
-def test_rows_of_another_kind_are_refused(scores: NDArray[np.generic]) -> None:
-    with pytest.raises(ValueError, match="rows are"):
-        Detector(5, DetectorSettings(nms_radius=1, lowest=(0.5,))).add_rows(scores)
+def test_scores_of_another_kind_are_refused(scores: Scores) -> None:
+    place = Box(0, 0, 4, 5)
+    with pytest.raises(ValueError, match=r"expected uint16 \(4, 5, 1\)"):
+        find_runs(scores, place, place, 4, 5, DetectorSettings(nms_radius=1, lowest=(0.5,)))
 
 
 @pytest.mark.parametrize("wrong", [{"nms_radius": 0.0}, {"lowest": ()}, {"smooth_radius": -1.0}])

@@ -3,7 +3,6 @@
 import csv
 import errno
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +12,22 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segkit.errors import InputError, ResourceError
-from segkit.geometry import Box
 from segkit.inference.detect import DetectorSettings, MapGrid, detect
 from segkit.inference.detection_outputs import (
-    DETECTION_OUTPUTS,
     DETECTION_POINTS,
     DETECTION_TABLE,
-    PROBABILITY,
-    DetectionOutputs,
+    foreground_of,
+    reaching,
     read_detections,
+    write_detections,
 )
 from segkit.points import Detections
-from segkit.slides import open_slide
 from segkit.slides.geojson import read_geojson
 from tests.processes import limited_file_size
 
 CLASSES = ("background", "mitosis", "look, alike")
 SETTINGS = DetectorSettings(nms_radius=5, lowest=(0.05, 0.05), smooth_radius=2)
+THRESHOLDS = (0.3, 0.6)
 GRID = MapGrid(stride=2, downsample=4.0)
 HEADER = "x_px,y_px,score,label\n"
 
@@ -40,17 +38,14 @@ def score_map(height: int = 90, width: int = 130) -> NDArray[np.uint16]:
     return (65535 / (1 + np.exp(-60 * (smooth - 0.1)))).round().astype(np.uint16)
 
 
-def outputs(folder: Path, **changes: Any) -> DetectionOutputs:
-    options = {"settings": SETTINGS, "thresholds": (0.3, 0.6), "grid": GRID, "mpp": 0.25, **changes}
-    return DetectionOutputs(folder, 90, 130, CLASSES, **options)
+def found_on(scores: NDArray[np.uint16]) -> Detections:
+    return reaching(detect(scores, SETTINGS, GRID), THRESHOLDS)
 
 
-def write(folder: Path, *, band: int = 32, **changes: Any) -> DetectionOutputs:
-    scores = score_map()
-    with outputs(folder, **changes) as written:
-        for top in range(0, len(scores), band):
-            written.write_rows(scores[top : top + band])
-    return written
+def write(folder: Path, mpp: float | None = 0.25) -> Detections:
+    found = found_on(score_map())
+    write_detections(folder, found, CLASSES, mpp)
+    return found
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -58,27 +53,31 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_candidates_are_what_the_detector_finds_and_detections_reach_their_threshold(tmp_path: Path) -> None:
-    written = write(tmp_path)
-    expected = detect(score_map(), SETTINGS, GRID)
-    for one, other in zip(written.candidates, expected, strict=True):
-        assert np.array_equal(one, other)
-    reached = expected.scores >= np.array([0, 0.3, 0.6])[expected.classes]
-    assert 20 < reached.sum() < len(expected.scores)
-    for one, other in zip(written.detections, expected, strict=True):
+def test_detections_reach_the_threshold_of_their_class() -> None:
+    candidates = detect(score_map(), SETTINGS, GRID)
+    found = found_on(score_map())
+    reached = candidates.scores >= np.array([0, 0.3, 0.6])[candidates.classes]
+    assert 20 < reached.sum() < len(candidates.scores)
+    for one, other in zip(found, candidates, strict=True):
         assert np.array_equal(one, other[reached])
 
 
-def test_files_do_not_depend_on_where_rows_are_cut(tmp_path: Path) -> None:
-    for band in (1, 7, 90):
-        write(tmp_path / str(band), band=band)
-    for name in DETECTION_OUTPUTS:
-        assert len({(tmp_path / str(band) / name).read_bytes() for band in (1, 7, 90)}) == 1
-    assert {path.name for path in (tmp_path / "1").iterdir()} == set(DETECTION_OUTPUTS)
+def test_a_score_at_its_threshold_is_reached() -> None:
+    candidates = Detections(np.zeros((3, 2)), np.array([1, 2, 2]), np.array([0.5, 0.5, 0.25]))
+    assert reaching(candidates, (0.5, 0.25)).scores.tolist() == [0.5, 0.5, 0.25]
+    assert reaching(candidates, (0.75, 0.5)).classes.tolist() == [2]
+
+
+def test_the_same_detections_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write(tmp_path / name)
+    for name in (DETECTION_TABLE, DETECTION_POINTS):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {DETECTION_TABLE, DETECTION_POINTS}
 
 
 def test_the_table_has_pixels_and_micrometres_by_descending_score(tmp_path: Path) -> None:
-    found = write(tmp_path).detections
+    found = write(tmp_path)
     rows = rows_of(tmp_path)
     assert list(rows[0]) == ["x_px", "y_px", "x_um", "y_um", "score", "label"]
     assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
@@ -91,16 +90,13 @@ def test_the_table_has_pixels_and_micrometres_by_descending_score(tmp_path: Path
 def test_without_a_scale_there_are_no_micrometres(tmp_path: Path) -> None:
     write(tmp_path, mpp=None)
     assert {row["x_um"] + row["y_um"] for row in rows_of(tmp_path)} == {""}
-    with open_slide(tmp_path / PROBABILITY) as slide:
-        assert slide.mpp is None
 
 
 def test_points_are_features_with_a_score_and_pixel_centres_at_a_half(tmp_path: Path) -> None:
     scores = np.zeros((90, 130, 2), np.uint16)
     scores[0, 0, 0], scores[40, 70, 1] = 65535, 50000
-    settings = DetectorSettings(nms_radius=5, lowest=(0.1, 0.1))
-    with outputs(tmp_path, settings=settings, grid=MapGrid()) as written:
-        written.write_rows(scores)
+    found = detect(scores, DetectorSettings(nms_radius=5, lowest=(0.1, 0.1)))
+    write_detections(tmp_path, found, CLASSES, 0.25)
     first, second = read_geojson(tmp_path / DETECTION_POINTS)
     assert (first.label, first.points.tolist()) == ("mitosis", [[0.5, 0.5]])
     assert (second.label, second.points.tolist()) == ("look, alike", [[70.5, 40.5]])
@@ -109,84 +105,54 @@ def test_points_are_features_with_a_score_and_pixel_centres_at_a_half(tmp_path: 
     assert '"objectType":"detection"' in text
 
 
-def test_the_probability_is_the_foregrounds_at_the_scale_of_the_map(tmp_path: Path) -> None:
-    write(tmp_path)
-    scores = score_map().astype(np.float64)
-    expected = np.minimum(1, scores.sum(axis=2) / 65535)
-    with open_slide(tmp_path / PROBABILITY) as slide:
-        pixels = slide.read(Box(0, 0, 90, 130), 0)[..., 0]
-        assert slide.mpp == pytest.approx(0.25 * 4 * 2)
-    assert np.abs(pixels / 255 - expected).max() <= 0.5 / 255 + 1e-9
-    assert pixels.max() == 255
+@given(st.integers(1, 4), st.integers(0, 10**6), st.sampled_from([300, 40000, 65536]))
+def test_the_foreground_is_the_sum_of_its_classes(num_classes: int, seed: int, limit: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, limit, (7, 9, num_classes), dtype=np.uint16)
+    found = foreground_of(scores)
+    assert (found.dtype, found.shape) == (np.uint8, (7, 9))
+    assert np.abs(found / 255 - np.minimum(1, scores.sum(axis=2) / 65535)).max() <= 0.5 / 255 + 1e-9
+
+
+def test_nothing_and_everything_are_foregrounds_of_0_and_255() -> None:
+    assert foreground_of(np.zeros((1, 1, 2), np.uint16)).tolist() == [[0]]
+    assert foreground_of(np.full((1, 1, 3), 65535, np.uint16)).tolist() == [[255]]
+    assert foreground_of(np.array([[[128, 0], [128, 1]]], np.uint16)).tolist() == [[0, 1]]
 
 
 def test_a_map_without_detections_leaves_whole_files(tmp_path: Path) -> None:
-    with outputs(tmp_path) as written:
-        written.write_rows(np.zeros((90, 130, 2), np.uint16))
-    assert len(written.detections.scores) == len(written.candidates.scores) == 0
+    write_detections(tmp_path, found_on(np.zeros((90, 130, 2), np.uint16)), CLASSES, 0.25)
     assert rows_of(tmp_path) == read_geojson(tmp_path / DETECTION_POINTS) == []
     assert read_detections(tmp_path / DETECTION_TABLE, CLASSES).positions.shape == (0, 2)
 
 
-def test_a_failure_of_the_body_leaves_nothing(tmp_path: Path) -> None:
-    def scan() -> None:
-        with outputs(tmp_path / "out") as written:
-            written.write_rows(score_map()[:50])
-            raise InputError("tile 7 cannot be decoded")
-
-    with pytest.raises(InputError, match="tile 7"):
-        scan()
+def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    found = found_on(score_map())
+    with pytest.raises(IndexError):
+        write_detections(tmp_path / "out", found._replace(classes=np.full(len(found.classes), 7)), CLASSES, 0.25)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_missing_rows_are_found(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="50 of 90 rows"), outputs(tmp_path) as written:
-        written.write_rows(score_map()[:50])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("segkit.inference.detect.suppress", fail)
-    with pytest.raises(MemoryError):
-        write(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_cannot_be_opened_takes_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_opened_takes_the_other_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("segkit.inference.detection_outputs.PyramidWriter.__enter__", fail)
+    monkeypatch.setattr("segkit.inference.detection_outputs.GeoJSONWriter.__enter__", fail)
     with pytest.raises(ResourceError, match="disk is full"):
         write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", DETECTION_OUTPUTS)
-def test_on_a_full_disk_every_file_is_whole_or_absent(tmp_path: Path, name: str) -> None:
-    """The disk has room for all files that are smaller than this one."""
+@pytest.mark.parametrize("name", [DETECTION_TABLE, DETECTION_POINTS])
+def test_a_disk_that_is_too_small_for_either_file_has_none_of_both(tmp_path: Path, name: str) -> None:
     write(tmp_path / "whole")
     size = (tmp_path / "whole" / name).stat().st_size
     with limited_file_size(size - 1), pytest.raises(ResourceError, match="disk is full"):
         write(tmp_path / "out")
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert name not in left
-    assert left <= set(DETECTION_OUTPUTS)
-    for other in left:
-        assert (tmp_path / "out" / other).read_bytes() == (tmp_path / "whole" / other).read_bytes()
-
-
-@pytest.mark.parametrize("changes", [{"thresholds": (0.5,)}, {"settings": DetectorSettings(nms_radius=1, lowest=(0,))}])
-def test_every_class_needs_its_thresholds(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="need a threshold"):
-        outputs(tmp_path, **changes)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_was_written_can_be_read(tmp_path: Path) -> None:
-    found = write(tmp_path).detections
+    found = write(tmp_path)
     read = read_detections(tmp_path / DETECTION_TABLE, CLASSES)
     assert np.abs(read.positions - found.positions).max() <= 0.00501
     assert np.array_equal(read.classes, found.classes)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from segkit.errors import ResourceError, UsageError
 from segkit.geometry import lay_tiles
 from segkit.inference.image_detection import detect_in_image, score_image
-from segkit.inference.pipeline import ArrayImage, run_tiles
+from segkit.inference.sources import ArrayImage
 from segkit.inference.window import Method, WindowPredictor
 from segkit.models.lowering import NotConvertibleError
 from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, build_network
 from segkit.models.patch_cnn import Form, PatchCNN, usual_base_channels, usual_depth
 from segkit.points import Detections
+from tests.inference.jobs import layers_of
 from tests.tiny import draw_field
 
 Network = tuple[PatchCNN, ModelSpec]
@@ -161,24 +162,16 @@ def test_all_methods_find_the_same(form: Form, patch_px: int, channels: int, str
         assert_same_detections(found, lists[0])
 
 
-def scores_in_tiles(image: NDArray[np.uint8], predictor: WindowPredictor, tile_px: int) -> NDArray[np.uint16]:
-    rows: list[NDArray[np.uint16]] = []
-    run_tiles(
-        ArrayImage(image), predictor, predictor.grid, tile_px=tile_px, batch=1, write_rows=rows.append,
-        on_tile=lambda *_: None,
-    )  # fmt: skip
-    return np.concatenate(rows)
-
-
 @pytest.mark.parametrize("stride", [1, 3])
-def test_the_pipeline_gives_the_same_map_for_any_tile(stride: int) -> None:
+def test_the_pipeline_gives_the_same_map_for_any_tile_part_and_margin(stride: int) -> None:
     image = image_of(131, 197)
     predictor = predictor_of(network_of("modern", 33), stride=stride)
     expected = score_image(image, predictor)
     probabilities = tiled(image, predictor, 1000)[1:].permute(1, 2, 0)
     assert np.array_equal(expected, (probabilities * 65_535).round().numpy().astype(np.uint16))
-    for tile_px in (48, 99):
-        assert np.array_equal(scores_in_tiles(image, predictor, tile_px), expected)
+    for tile_px, part_px, margin in ((48, 200, 0), (99, 24, 5), (48, 33, 40)):
+        (scores,) = layers_of(image, predictor, tile_px=tile_px, part_px=part_px, margin=margin)
+        assert np.array_equal(scores, expected)
 
 
 DIHEDRAL = [(turns, flipped) for turns in range(4) for flipped in (False, True)]
@@ -296,6 +289,6 @@ def test_a_tile_that_does_not_fit_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     predictor = predictor_of(network_of("lenet", 32))
-    monkeypatch.setattr(predictor, "probabilities", full)
+    monkeypatch.setattr(predictor, "_probabilities", full)
     with pytest.raises(ResourceError, match=r"144 x 144 px.*--tile"):
         predictor.predict(np.zeros((1, 144, 144, 3), np.uint8), [(slice(0, 1), slice(0, 1))])

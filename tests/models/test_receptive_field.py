@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from segkit.errors import ModelError
-from segkit.models.receptive_field import computed_reach, probed_reach, tile_grid, verified_reach
+from segkit.geometry import Box, TileGrid
+from segkit.models.receptive_field import common_grid, computed_reach, probed_reach, tile_grid, verified_reach
 from segkit.models.unet import Form, UNet
 
 
@@ -59,6 +62,38 @@ def test_norms_over_pixels_are_refused_by_name(norm: nn.Module) -> None:
     network.encoder[0][1] = norm  # type: ignore[index]
     with pytest.raises(ModelError, match=r"encoder\.0\.1.*batch norm"):
         tile_grid(network)
+
+
+def test_norms_over_pixels_pass_where_inexact_results_are_asked_for() -> None:
+    network = small_unet("modern", 1)
+    expected = tile_grid(network)
+    network.encoder[0][1] = nn.InstanceNorm2d(2)  # type: ignore[index]
+    assert tile_grid(network, inexact=True) == expected
+
+
+GRIDS = {(form, depth): tile_grid(small_unet(form, depth)) for form in ("modern", "paper") for depth in range(1, 5)}
+
+
+@given(
+    grids=st.lists(st.sampled_from(list(GRIDS.values())), min_size=1, max_size=3),
+    y=st.integers(0, 9), x=st.integers(0, 9), height=st.integers(1, 300), width=st.integers(1, 300),
+)  # fmt: skip
+def test_read_boxes_of_the_common_grid_hold_those_of_all(
+    grids: list[TileGrid], y: int, x: int, height: int, width: int
+) -> None:
+    common = common_grid(grids)
+    core = Box(y * common.alignment, x * common.alignment, height, width)
+    for grid in grids:
+        assert common.alignment % grid.alignment == 0
+        assert common.read_box(core).contains(grid.read_box(core))
+    rows, columns = common.crop_in_output(core)
+    inside = core.shift(-common.read_box(core).y - common.margin, -common.read_box(core).x - common.margin)
+    assert (rows, columns) == inside.slices
+
+
+@pytest.mark.parametrize("grid", GRIDS.values())
+def test_equal_grids_stay_as_they_are(grid: TileGrid) -> None:
+    assert common_grid([grid, grid]) is grid
 
 
 def test_a_wrong_computation_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,20 @@ def test_an_empty_collection_can_be_written_and_read(tmp_path: Path) -> None:
     assert read_geojson(tmp_path / "a.geojson") == []
 
 
+def test_long_outlines_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outline = np.array([[0, 0], [4.126, 0], [4, 4], [2, 5], [0, 4]])
+    texts = []
+    for points_at_once in (100, 6, 5, 1):
+        monkeypatch.setattr("segkit.slides.geojson._POINTS_AT_ONCE", points_at_once)
+        with GeoJSONWriter(tmp_path / "a.geojson") as writer:
+            writer.add_polygon([outline, outline / 2], label="a", colour=(0, 0, 0))
+        texts.append((tmp_path / "a.geojson").read_text(encoding="utf-8"))
+    assert texts[1:] == texts[:1] * 3
+    polygon = json.loads(texts[0])["features"][0]["geometry"]
+    assert polygon["coordinates"][0] == [[0, 0], [4.13, 0], [4, 4], [2, 5], [0, 4], [0, 0]]
+    assert len(polygon["coordinates"]) == 2
+
+
 def test_after_an_error_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"), GeoJSONWriter(tmp_path / "a.geojson") as writer:
         writer.add_point(1, 2, label="a", colour=(0, 0, 0), measurements={"area": float("nan")})

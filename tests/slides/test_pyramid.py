@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from segkit.errors import ResourceError
 from segkit.geometry import Box
 from segkit.slides import open_slide
-from segkit.slides.pyramid import PyramidWriter, halve, pyramid_sizes
+from segkit.slides.pyramid import PyramidWriter
+from segkit.slides.pyramid_levels import halve, pyramid_sizes
 
 
 def picture(height: int, width: int, channels: int) -> NDArray[np.uint8]:
@@ -129,7 +130,7 @@ def test_a_full_disk_is_an_error_of_segkits(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("segkit.slides.pyramid._Level.store", full)
+    monkeypatch.setattr("segkit.slides.pyramid_levels.TileSpool.store", full)
     with pytest.raises(ResourceError, match="disk is full"):
         write(tmp_path / "a.tif", picture(100, 100, 1), tile_px=32)
     assert list(tmp_path.iterdir()) == []

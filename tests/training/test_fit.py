@@ -27,7 +27,6 @@ from segkit.models.model_file import (
     load_model,
 )
 from segkit.models.patch_cnn import PatchCNN
-from segkit.models.receptive_field import tile_grid
 from segkit.models.unet import UNet
 from segkit.training.checkpoint import load_newest
 from segkit.training.fit import FitResult, FitSettings, Normalise, fit
@@ -62,8 +61,8 @@ def build_seeded() -> UNet:
 
 def validate_fields(network: UNet) -> Validation:
     images = [LabelledImage(f"f{number}", image, mask) for number, (image, mask) in enumerate(FIELDS[4:])]
-    predictor = Predictor(network, SPEC, device=torch.device("cpu"), precision="float32", dihedral=False)
-    return validate_pixels(images, predictor, tile_grid(network), on_image=lambda *_: None)
+    predictor = Predictor([(network, SPEC)], device=torch.device("cpu"), precision="float32", dihedral=False)
+    return validate_pixels(images, predictor, on_image=lambda *_: None)
 
 
 @dataclass

@@ -22,8 +22,11 @@ def config(*assignments: str) -> PredictConfig:
     return build_config(PredictConfig, assignments=["compute.device=cpu", "compute.precision=float32", *assignments])
 
 
-def run(inputs: list[Path], model: Path, out: Path, *assignments: str, overwrite: bool = False) -> PredictResult:
-    return predict(inputs, model=model, out=out, config=config(*assignments), overwrite=overwrite)
+def run(
+    inputs: list[Path], model: Path | list[Path], out: Path, *assignments: str, overwrite: bool = False
+) -> PredictResult:
+    models = model if isinstance(model, list) else [model]
+    return predict(inputs, models=models, out=out, config=config(*assignments), overwrite=overwrite)
 
 
 def one(result: PredictResult) -> SlideResult:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from segkit.config import DataConfig, EvaluateConfig, PredictConfig, build_config
 from segkit.errors import InputError, ModelError, UsageError
-from segkit.inference.pipeline import predict_array
+from segkit.inference.image_segmentation import segment_image
 from segkit.models.model_file import load_model
 from segkit.workflows.evaluate import EvaluateResult, evaluate
 from segkit.workflows.predict import build_predictor, predict
@@ -75,11 +75,11 @@ def test_the_folder_holds_what_the_readme_lists(measured: EvaluateResult) -> Non
 
 def test_the_numbers_are_those_of_the_predictions(measured: EvaluateResult, tiny_run: Path) -> None:
     model = load_model(tiny_run)
-    predictor = build_predictor(model, build_config(PredictConfig, assignments=COMPUTE))
+    predictor = build_predictor([model], build_config(PredictConfig, assignments=COMPUTE))
     true_positives = wrong = pixels = 0
     for number in (4, 5):
         image, truth = draw_field(number)
-        mask = predict_array(image, predictor, model.grid).mask
+        mask = segment_image(image, predictor)
         assert np.array_equal(read_mask(measured.folder / "predictions" / f"field{number}.png"), mask)
         true_positives += int(((mask == 1) & (truth == 1)).sum())
         wrong += int((mask != truth).sum())
@@ -114,11 +114,11 @@ def test_what_predict_leaves_can_be_measured(
     measured: EvaluateResult, tiny_data: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     slides = [write_slide(tmp_path / "slides" / f"field{number}.tif", draw_field(number)[0]) for number in (4, 5)]
-    predict(slides, model=tiny_run, out=tmp_path / "out", config=build_config(PredictConfig, assignments=COMPUTE))
+    predict(slides, models=[tiny_run], out=tmp_path / "out", config=build_config(PredictConfig, assignments=COMPUTE))
     for number in range(len(SPLITS)):
         if number not in {4, 5}:
             predict(
-                [tiny_data / "images" / f"field{number}.png"], model=tiny_run, out=tmp_path / "out",
+                [tiny_data / "images" / f"field{number}.png"], models=[tiny_run], out=tmp_path / "out",
                 config=build_config(PredictConfig, assignments=[*COMPUTE, "mpp=0.5"]),
             )  # fmt: skip
     everything = compare(tmp_path / "out", tiny_data, tmp_path / "everything")  # finds masks/ in a data folder

@@ -1,6 +1,7 @@
 """A prediction is exact, complete, consistent in itself, at the model's scale."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkit.inference.pipeline import predict_array
+from segkit.errors import UsageError
+from segkit.inference.image_segmentation import segment_image
+from segkit.inference.pipeline import predict_image
+from segkit.inference.sources import ArrayImage
 from segkit.models.model_file import load_model
 from segkit.slides import open_slide
 from segkit.slides.geojson import rasterise, read_geojson
 from segkit.workflows.predict import SlideResult, build_predictor, predict
 from segkit.workflows.train import train
+from tests.conftest import ROOT
 from tests.tiny import MPP, draw_field, make_data, save_png, tiny_config, write_slide
 from tests.workflows.predictions import (
     IMAGE,
@@ -33,14 +38,18 @@ def test_the_folder_holds_what_the_result_and_the_readme_say(predicted: SlideRes
     assert predicted.status == "done"
     assert predicted.folder.name == "tissue"
     assert files_in(predicted.folder) == LEAVES | {"probability.tif"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| predict \| `predictions/NAME/` \(or `--out`\): (.*)$", readme, flags=re.MULTILINE)
+    # Some only on request: for cells that are skipped, for several inputs.
+    more = {"probability.tif", "--probability", "tissue.png", "predictions/summary.csv"}
+    assert set(re.findall(r"`([^`]+)`", row)) == LEAVES | more
 
 
 def test_the_map_is_that_of_the_whole_image(predicted: SlideResult, tiny_run: Path) -> None:
-    model = load_model(tiny_run)
-    whole = predict_array(IMAGE, build_predictor(model, config()), model.grid)
-    assert np.array_equal(read_pixels(predicted.folder / "mask.tif"), whole.mask)
-    assert np.array_equal(read_pixels(predicted.folder / "probability.tif"), whole.foreground)
-    assert np.mean(whole.mask == TRUTH) > 0.9
+    mask, foreground = predict_image(ArrayImage(IMAGE), build_predictor([load_model(tiny_run)], config()))
+    assert np.array_equal(read_pixels(predicted.folder / "mask.tif"), mask)
+    assert np.array_equal(read_pixels(predicted.folder / "probability.tif"), foreground)
+    assert np.mean(mask == TRUTH) > 0.9
 
 
 def test_the_map_is_a_pyramid_with_the_slides_scale(tiny_run: Path, tmp_path: Path) -> None:
@@ -84,7 +93,8 @@ def test_shares_are_those_of_the_map(predicted: SlideResult) -> None:
 def test_the_record_names_slide_model_and_settings(predicted: SlideResult, slide: Path, tiny_run: Path) -> None:
     record = record_of(predicted.folder)
     assert (record["command"], record["complete"], record["input"]) == ("predict", True, str(slide.resolve()))
-    assert record["model"]["sha256"] == load_model(tiny_run).sha256
+    (used,) = record["models"]
+    assert (used["sha256"], used["classes"]) == (load_model(tiny_run).sha256, ["background", "foreground"])
     assert record["slide"]["mpp"] == pytest.approx(MPP)
     assert record["plan"]["tile_px"] == 64
     assert record["plan"]["num_tiles"] == math.ceil(150 / 64) * math.ceil(210 / 64)
@@ -99,6 +109,28 @@ def test_other_tiles_and_threads_change_nothing(
     keys = ("class", "x_px", "y_px", "area_px", "probability")
     found, expected = ({tuple(row[key] for key in keys) for row in read_rows(f)} for f in (other, predicted.folder))
     assert found == expected
+
+
+def test_several_models_are_averaged(slide: Path, tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    other = train(tiny_config(tiny_data, "epochs=1", "seed=9"), out=tmp_path / "other").run
+    result = run([slide], [tiny_run, other], tmp_path / "out", "probability=true", "tile=64")
+    models = [load_model(path) for path in (tiny_run, other)]
+    assert result.models == [model.path for model in models]
+    folder = one(result).folder
+    assert [used["sha256"] for used in record_of(folder)["models"]] == [model.sha256 for model in models]
+    _, together = predict_image(ArrayImage(IMAGE), build_predictor(models, config()))
+    foreground = read_pixels(folder / "probability.tif")
+    assert np.array_equal(foreground, together)
+    alone = [predict_image(ArrayImage(IMAGE), build_predictor([one], config()))[1].astype(int) for one in models]
+    assert np.abs(alone[0] - alone[1]).max() > 50
+    assert np.abs(2 * foreground.astype(int) - alone[0] - alone[1]).max() <= 2
+
+
+def test_models_that_do_not_fit_each_other_are_refused(slide: Path, tiny_run: Path, tmp_path: Path) -> None:
+    grey = train(tiny_config(make_data(tmp_path / "grey", channels=1), "epochs=1"), out=tmp_path / "run").run
+    with pytest.raises(UsageError, match="one is for grey, one for colour"):
+        run([slide], [tiny_run, grey], tmp_path / "out")
+    assert not (tmp_path / "out" / "tissue").exists()
 
 
 def test_small_objects_can_be_left_out_and_stay_in_the_map(
@@ -119,11 +151,15 @@ def test_progress_counts_tiles_and_notes_tell_the_plan(slide: Path, tiny_run: Pa
         told.append((stage, done, total))
 
     predict(
-        [slide], model=tiny_run, out=tmp_path, config=config("tile=64"), on_progress=on_progress,
+        [slide], models=[tiny_run], out=tmp_path, config=config("tile=64"), on_progress=on_progress,
         on_note=notes.append,
     )  # fmt: skip
-    assert told == [("tissue.tif", number, 12) for number in range(1, 13)]
-    assert any("level 0 (210 x 150 px, 0.5 um/px), 12 tiles of 64 px" in note for note in notes)
+    assert told[:12] == [("tissue.tif", number, 12) for number in range(1, 13)]
+    # Of one row of blocks: its map is joined in two steps, and then its objects.
+    assert told[12:] == [("tissue.tif: joining", number, 3) for number in range(1, 4)]
+    (note,) = notes
+    for words in ("tissue.tif: level 0, 210 x 150 px of 0.5 um/px, 12 tiles of 64 + 2 x ", "float32 on cpu"):
+        assert words in note
 
 
 """Which level is read, and that everything that is written is in level-0 pixels."""
@@ -177,11 +213,32 @@ def test_a_slide_without_scale_says_so_and_takes_a_given_one(tiny_run: Path, tmp
     assert one(run([path], tiny_run, tmp_path / "out", f"mpp={MPP}")).status == "done"
 
 
-def test_a_slide_of_another_scale_is_refused_with_its_scales(tiny_run: Path, tmp_path: Path) -> None:
-    path = write_slide(tmp_path / "coarse.tif", IMAGE, mpp=2.0)
+@pytest.mark.parametrize(("mpp", "size"), [(0.3, (150, 210)), (0.8, (150, 210)), (0.25 / 4, (600, 840))])
+def test_a_slide_of_another_scale_is_resampled_to_the_models(
+    tiny_run: Path, tmp_path: Path, mpp: float, size: tuple[int, int]
+) -> None:
+    """Disks of the size that the model knows, in pixels of another size: it finds them, and says where they are."""
+    factor = mpp / MPP
+    rows, columns = (((np.arange(length) + 0.5) * factor).astype(int) for length in size)
+    image, truth = draw_field(50, round(size[0] * factor) + 1, round(size[1] * factor) + 1)
+    path = write_slide(tmp_path / "other.tif", image[rows[:, None], columns], mpp=mpp)
+    folder = one(run([path], tiny_run, tmp_path / "out")).folder
+    plan = record_of(folder)["plan"]
+    assert plan["mpp"] == pytest.approx(MPP, rel=0.01)
+    with open_slide(folder / "mask.tif") as written:
+        assert written.mpp == pytest.approx(MPP, rel=0.01)
+        assert (written.height, written.width) == pytest.approx([side * factor for side in size], abs=1)
+    filled = rasterise(read_geojson(folder / "objects.geojson"), *size, lambda *_: 1)
+    expected = truth[rows[:, None], columns]
+    overlap = 2 * (filled & expected).sum() / (filled.sum() + expected.sum(dtype=int))
+    assert overlap > 0.9
+
+
+def test_a_slide_of_a_far_scale_is_refused_with_its_scales(tiny_run: Path, tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "coarse.tif", IMAGE, mpp=2.5)
     failed = one(run([path], tiny_run, tmp_path / "out"))
     assert failed.cause is not None
-    assert "its levels have 2, 4, 8 um/px, and the model was trained at 0.5" in failed.cause
+    assert "its levels have 2.5, 5, 10 um/px, and the model was trained at 0.5" in failed.cause
     # --mpp corrects the file.
     assert one(run([path], tiny_run, tmp_path / "out", "mpp=0.5")).status == "done"
 
@@ -199,8 +256,7 @@ def test_without_any_scale_lengths_in_um_are_empty(tmp_path: Path) -> None:
 def test_grey_slides_go_through_a_colour_model(tiny_run: Path, tmp_path: Path) -> None:
     grey = IMAGE[..., :1]
     result = one(run([write_slide(tmp_path / "grey.tif", grey)], tiny_run, tmp_path / "out"))
-    model = load_model(tiny_run)
-    expected = predict_array(grey.repeat(3, axis=2), build_predictor(model, config()), model.grid).mask
+    expected = segment_image(grey.repeat(3, axis=2), build_predictor([load_model(tiny_run)], config()))
     assert np.array_equal(read_pixels(result.folder / "mask.tif"), expected)
 
 

@@ -1,5 +1,7 @@
 """Many inputs, results that are there, and all that cannot be predicted: it says why and stops no other."""
 
+import csv
+import errno
 import shutil
 from pathlib import Path
 
@@ -27,6 +29,13 @@ def test_a_bad_input_stops_no_other_and_says_why(slide: Path, tiny_run: Path, tm
         assert str(failed.input) in failed.cause
         assert not failed.folder.exists()
     assert files_in(result.slides[2].folder) == LEAVES
+    # And a table says so of all of them.
+    with (tmp_path / "out" / "summary.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["input"], row["status"], row["cause"]) for row in rows] == [
+        (str(one.input), one.status, one.cause or "") for one in result.slides
+    ]
+    assert int(rows[2]["num_objects"]) == result.slides[2].num_objects
 
 
 def test_folders_and_globs_give_their_images_once_and_sorted(tiny_run: Path, tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_another_result_is_not_replaced_without_being_asked(
     before = {path: path.read_bytes() for path in done.iterdir()}
     model, given, assignments = tiny_run, slide, ["probability=true"]
     if what == "settings":
-        assignments = ["tile=64"]
+        assignments = ["min_area=3"]
     elif what == "model":
         model = train(tiny_config(tiny_data, "epochs=1"), out=tmp_path / "other").run
     else:
@@ -127,6 +136,22 @@ def test_another_result_is_not_replaced_without_being_asked(
     # Nothing of the former result stays.
     assert files_in(done) == LEAVES | ({"probability.tif"} if "probability=true" in assignments else set())
     assert one(run([given], model, done.parent, *assignments)).status == "skipped"
+
+
+@pytest.mark.parametrize("assignment", ["tile=64", "max_memory=60GB", "verify_seams=2"])
+def test_settings_that_change_nothing_make_no_other_result(
+    done: Path, slide: Path, tiny_run: Path, assignment: str
+) -> None:
+    assert one(run([slide], tiny_run, done.parent, "probability=true", assignment)).status == "skipped"
+
+
+def test_the_same_result_is_made_again_where_it_is_to_be_replaced(done: Path, slide: Path, tiny_run: Path) -> None:
+    before = results_in(done)
+    (done / "mask.tif").write_bytes(b"not what was written")
+    again = one(run([slide], tiny_run, done.parent, "probability=true", overwrite=True))
+    assert again.status == "done"
+    assert results_in(done) == before
+    assert files_in(done) == LEAVES | {"probability.tif"}
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"complete": false}', "{}"])
@@ -183,13 +208,47 @@ def test_a_full_disk_ends_the_command_and_leaves_no_torn_file(
     size = (predicted.folder / name).stat().st_size
     with limited_file_size(size - 1), pytest.raises(ResourceError, match="disk is full"):
         run([slide], tiny_run, tmp_path / "out")
-    left = files_in(tmp_path / "out" / "tissue")
-    assert "run.json" not in left
-    # Whatever is there under its final name is whole.
-    assert left <= LEAVES
-    for name in left & {"mask.tif", "objects.csv", "objects.geojson"}:
-        assert (tmp_path / "out" / "tissue" / name).read_bytes() == results_in(predicted.folder)[name]
+    assert_nothing_is_torn(tmp_path / "out" / "tissue", predicted.folder)
     assert one(run([slide], tiny_run, tmp_path / "out")).status == "done"
+    assert results_in(tmp_path / "out" / "tissue") == results_in(predicted.folder)
+    assert files_in(tmp_path / "out" / "tissue") == LEAVES
+
+
+def assert_nothing_is_torn(folder: Path, reference: Path) -> None:
+    """Whatever is there under its final name is whole, and the parts stay for the next run."""
+    left = files_in(folder)
+    assert left <= LEAVES - {"run.json"} | {"parts"}
+    for name in left - {"parts"}:
+        assert (folder / name).read_bytes() == results_in(reference)[name]
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", [*sorted(LEAVES), "000000.safetensors"])
+def test_a_disk_that_is_full_for_one_file_leaves_the_parts_for_the_next_run(
+    predicted: SlideResult, slide: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    honest = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return honest(self, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "replace", replace)
+        with pytest.raises(ResourceError, match=f"{name}: the disk is full"):
+            run([slide], tiny_run, tmp_path)
+    folder = tmp_path / "tissue"
+    assert_nothing_is_torn(folder, predicted.folder)
+    assert name not in files_in(folder)
+    parts = list(folder.rglob("*.safetensors"))
+    assert len(parts) == (name != "000000.safetensors")
+    notes: list[str] = []
+    predict([slide], models=[tiny_run], out=tmp_path, config=config(), on_note=notes.append)
+    assert ("tissue.tif: 1 of 1 parts were finished before" in notes) == bool(parts)
+    assert record_of(folder)["parts"] == {"all": 1, "done_by_this_process": 1 - len(parts)}
+    assert results_in(folder) == results_in(predicted.folder)
+    assert files_in(folder) == LEAVES
 
 
 def test_too_little_free_space_is_said_before_the_work(
@@ -198,7 +257,7 @@ def test_too_little_free_space_is_said_before_the_work(
     monkeypatch.setattr("segkit.files.free_bytes", lambda _: 100)
     with pytest.raises(ResourceError, match=r"needs about 3\.9 kB, and 100 B are free"):
         run([slide], tiny_run, tmp_path / "out")
-    assert not (tmp_path / "out" / "tissue").exists()
+    assert files_in(tmp_path / "out" / "tissue") == set()
 
 
 def test_a_new_run_makes_its_newest_model_the_default(
@@ -210,6 +269,6 @@ def test_a_new_run_makes_its_newest_model_the_default(
     shutil.copytree(tiny_run, "runs/only")
     notes: list[str] = []
     result = predict([slide], config=config(), on_note=notes.append)
-    assert result.model == Path("runs/only/model.safetensors")
+    assert result.models == [Path("runs/only/model.safetensors")]
     assert one(result).folder == Path("predictions/tissue")
     assert any("runs/only" in note for note in notes)

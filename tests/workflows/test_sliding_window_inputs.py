@@ -1,5 +1,6 @@
 """Many inputs and models, results that are there, and all that goes wrong: it says why and leaves nothing torn."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,10 @@ import pytest
 
 from segkit.errors import ModelError, ResourceError, UsageError
 from segkit.files import folder_lock
-from segkit.inference.detection_outputs import DetectionOutputs
+from segkit.inference import verification
+from segkit.inference.parts import PartStore
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import load_model
-from segkit.slides.pyramid import PyramidWriter
 from segkit.workflows import sliding_window as sliding_window_module
 from segkit.workflows.predict import predict
 from segkit.workflows.sliding_window import WindowResult, sliding_window
@@ -45,7 +46,7 @@ def test_a_bad_input_stops_no_other_and_says_why(slide: Path, model: Path, tmp_p
     cut = tmp_path / "cut.tif"
     cut.write_bytes(slide.read_bytes()[:-500])
     other = write_slide(tmp_path / "other.tif", draw_red_and_blue(3).image)
-    coarse = write_slide(tmp_path / "slides" / "coarse.tif", DISKS.image, mpp=2.0)
+    coarse = write_slide(tmp_path / "slides" / "coarse.tif", DISKS.image, mpp=2.5)
     result = run([cut, tmp_path / "missing.svs", other, tmp_path, coarse], model, tmp_path / "out")
     assert [one.status for one in result.slides] == ["failed", "failed", "done", "failed"]
     for failed in (result.slides[0], result.slides[1], result.slides[3]):
@@ -163,62 +164,66 @@ def test_a_folder_that_another_process_writes_is_left_alone(slide: Path, model: 
 # What goes wrong on the way
 
 
+def no_memory(*_: Any, **__: Any) -> None:
+    raise ResourceError("no memory is left")
+
+
+def at_call(honest: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """Return a function that fails when it is called for the so-many-th time."""
+    calls = itertools.count(1)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            no_memory()
+        return honest(*arguments, **options)
+
+    return call
+
+
 def fail_in_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, calls = WindowPredictor.predict, []
+    monkeypatch.setattr(WindowPredictor, "submit", at_call(WindowPredictor.submit, 5))
 
-    def predict(self: WindowPredictor, *arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise ResourceError("no memory is left")
-        return honest(self, *arguments)
 
-    monkeypatch.setattr(WindowPredictor, "predict", predict)
+def fail_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding_window_module, "find_runs", no_memory)
 
 
 def fail_in_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, calls = DetectionOutputs.write_rows, []
-
-    def write_rows(self: DetectionOutputs, scores: Any) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise ResourceError("no memory is left")
-        honest(self, scores)
-
-    monkeypatch.setattr(DetectionOutputs, "write_rows", write_rows)
+    monkeypatch.setattr(PartStore, "write", no_memory)
 
 
 def fail_in_the_pyramid(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = PyramidWriter.__exit__
+    """Half of it is written."""
+    honest = sliding_window_module.join_pyramid
 
-    def finish(self: PyramidWriter, *_: Any) -> None:
-        failure = ResourceError("no memory is left")
-        honest(self, type(failure), failure, None)
-        raise failure
+    def join(*arguments: Any, **options: Any) -> None:
+        honest(*arguments, **{**options, "on_row": no_memory})
 
-    monkeypatch.setattr(PyramidWriter, "__exit__", finish)
+    monkeypatch.setattr(sliding_window_module, "join_pyramid", join)
+
+
+def fail_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding_window_module, "detections_of_runs", no_memory)
 
 
 def fail_in_verification(monkeypatch: pytest.MonkeyPatch) -> None:
-    def verify(*_: Any) -> None:
-        raise ResourceError("no memory is left")
-
-    monkeypatch.setattr(sliding_window_module, "_verify", verify)
+    monkeypatch.setattr(verification, "largest_difference", no_memory)
 
 
 def fail_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(*_: Any, **__: Any) -> None:
-        raise ResourceError("no memory is left")
-
-    monkeypatch.setattr(sliding_window_module, "draw_contact_sheet", draw)
+    monkeypatch.setattr(sliding_window_module, "draw_contact_sheet", no_memory)
 
 
 WHOLE = {"probability.tif", "detections.csv", "detections.geojson"}
+# What is there then; before the parts are joined nothing is.
 FAILURES: dict[Callable[[pytest.MonkeyPatch], None], set[str]] = {
     fail_in_the_network: set(),
+    fail_in_a_worker: set(),
     fail_in_the_writer: set(),
-    fail_in_the_pyramid: set(),
-    fail_in_verification: WHOLE,
-    fail_in_the_picture: WHOLE | {"overview.png"},
+    fail_in_the_pyramid: {"parts"},
+    fail_in_the_table: {"parts", "probability.tif"},
+    fail_in_verification: WHOLE | {"parts"},
+    fail_in_the_picture: WHOLE | {"parts", "overview.png"},
 }
 
 
@@ -236,9 +241,13 @@ def test_a_failure_on_the_way_leaves_no_torn_file_and_the_next_run_ends_well(
         with pytest.raises(ResourceError, match="no memory is left"):
             run([slide], model, tmp_path, "tile=64", "verify=1")
     assert files_in(tmp_path / "tissue") == FAILURES[fail]
-    for name in FAILURES[fail]:
+    for name in FAILURES[fail] - {"parts"}:
         assert (tmp_path / "tissue" / name).read_bytes() == results_in(scanned.folder)[name]
     assert one(run([slide], model, tmp_path, "tile=64", "verify=1")).status == "done"
+    # Parts that were whole are not computed again.
+    assert record_of(tmp_path / "tissue")["parts"] == {
+        "all": 1, "done_by_this_process": int("parts" not in FAILURES[fail])
+    }  # fmt: skip
     assert files_in(tmp_path / "tissue") == LEAVES
     assert results_in(tmp_path / "tissue") == results_in(scanned.folder)
 
@@ -252,8 +261,8 @@ def test_a_full_disk_ends_the_command_and_leaves_no_torn_file(
     with limited_file_size(size - 1), pytest.raises(ResourceError, match="disk is full"):
         run([slide], model, tmp_path, "tile=64")
     left = files_in(tmp_path / "tissue")
-    assert left <= LEAVES - {"run.json", name}
-    for whole in left:
+    assert left <= LEAVES - {"run.json", name} | {"parts"}
+    for whole in left - {"parts"}:
         assert (tmp_path / "tissue" / whole).read_bytes() == results_in(scanned.folder)[whole]
     assert one(run([slide], model, tmp_path, "tile=64")).status == "done"
     assert results_in(tmp_path / "tissue") == results_in(scanned.folder)
@@ -263,9 +272,9 @@ def test_too_little_free_space_is_said_before_the_work(
     slide: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segkit.files.free_bytes", lambda _: 100)
-    with pytest.raises(ResourceError, match=r"the scan needs about .*100 B are free"):
+    with pytest.raises(ResourceError, match=r"needs about .*100 B are free"):
         run([slide], model, tmp_path / "out")
-    assert not (tmp_path / "out" / "tissue").exists()
+    assert files_in(tmp_path / "out" / "tissue") == set()
 
 
 def test_a_tile_off_the_stride_names_tiles_that_fit(slide: Path, model: Path, tmp_path: Path) -> None:
@@ -347,4 +356,4 @@ def test_the_newest_run_of_the_right_kind_is_the_default(
     assert load_model(result.models[0]).spec.task == "points"
     # And the other way round.
     make_run(Path("runs/newer"))
-    assert predict([slide], config=predictions.config()).model == Path("runs/masks/model.safetensors")
+    assert predict([slide], config=predictions.config()).models == [Path("runs/masks/model.safetensors")]
