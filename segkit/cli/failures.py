@@ -50,7 +50,7 @@ def _explain(error: BaseException, log_folder: Path | None) -> int:
     """Print the message for an error, and return the exit code."""
     number = received_signal()
     if number is not None:  # whatever a library has made of it
-        _print_line("segkit: interrupted. Finished files are whole; a training goes on with --resume.")
+        _print_line("segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume).")
         return 128 + number
     match error:
         case SegkitError():

@@ -58,13 +58,14 @@ class PartStore:
 
     def finished(self, on_damage: Callable[[Path], None]) -> set[int]:
         """Return the parts that are there and whole; damaged ones are removed, after `on_damage` was called."""
-        for index in self.present() - self._verified:
+        present = self.present()
+        for index in present - self._verified:
             if self._is_whole(index):
                 self._verified.add(index)
             else:
                 on_damage(self.path(index))
                 self.path(index).unlink(missing_ok=True)
-        return set(self._verified)
+        return self._verified & present
 
     def write(self, index: int, blocks: Sequence[Arrays | None]) -> None:
         """Write a part: the arrays of its blocks, None for a block without anything.

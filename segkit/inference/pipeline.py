@@ -246,18 +246,18 @@ def _batches(steps: Iterator[_Step], stages: "_Stages") -> Iterator[tuple[list[_
             continue
         group: list[_Step] = []
         images: list[NDArray[np.uint8]] = []
-        started = time.perf_counter()
         while ahead and len(group) < first.job.batch and ahead[0].job is first.job and ahead[0].read is not None:
             if ahead[0].read[2:] != first.read[2:]:
                 break
             step = ahead.popleft()
             step.job.reads.popleft()
             if not step.job.failed and step.pixels is not None:
+                started = time.perf_counter()
                 with stages.failures_of(step.job):
                     images.append(step.pixels.result())
                     group.append(step)
-            fill()
-        first.job.timings.read += time.perf_counter() - started
+                first.job.timings.read += time.perf_counter() - started
+            fill()  # which may open and plan the next slide: not counted as waiting for pixels
         if group and not first.job.failed:
             yield group, np.stack(images)
 

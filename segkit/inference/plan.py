@@ -122,6 +122,7 @@ class Plan:
     def describe(self) -> str:
         """Return the plan in one line."""
         scale, layout = self.scale, self.layout
+        counts = (layout.num_tiles, "tile"), (layout.num_parts, "part")
         mpp = "unknown um/px" if scale.mpp is None else f"{scale.mpp:.4g} um/px"
         said = [f"level {scale.level}"]
         if scale.scale != 1:
@@ -132,9 +133,8 @@ class Plan:
             said.append(f"from {region.x}, {region.y} on")
         if layout.stride > 1:
             said.append(f"every {layout.stride} px")
-        said.append(
-            f"{layout.num_tiles:,} tiles of {layout.tile_px} + 2 x {self.halo} px in {layout.num_parts:,} parts"
-        )
+        tiles, parts = (f"{number:,} {word}{'s' * (number != 1)}" for number, word in counts)
+        said.append(f"{tiles} of {layout.tile_px} + 2 x {self.halo} px in {parts}")
         if self.tissue_share < 1:
             said.append(f"tissue in {100 * self.tissue_share:.0f} % of the cells")
         if self.batch > 1:

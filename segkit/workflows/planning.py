@@ -12,6 +12,7 @@ import torch
 
 from segkit import files
 from segkit.config import AUTO, ComputeConfig, SlideConfig
+from segkit.geometry import Box, count_tiles
 from segkit.inference.layout import MapLayout
 from segkit.inference.pipeline import TilePredictor
 from segkit.inference.plan import (
@@ -35,6 +36,7 @@ from segkit.workflows.sharing import local_rank
 
 # A measurement may take this share of a slide's pixels; for fewer neither a better tile nor an estimate pays.
 _PROBE_SHARE = 1 / 30
+_SMALLEST_MEASURED, _LARGEST_UNMEASURED = 512, 1024
 
 
 def device_of_worker(compute: ComputeConfig) -> torch.device:
@@ -154,7 +156,7 @@ class Planner:
         fitting = tiles_that_fit(
             candidates, self._costs, grid, margin_px=margin_px, part_px=part_px, batch=batch, limit=self._limit
         )
-        tile_px = self._fastest(fitting, margin_px, batch, region.area * share)
+        tile_px = self._fastest(fitting, margin_px, batch, region, share)
         layout = dataclasses.replace(layout, tile_px=tile_px)
         read_px = read_px_of(tile_px, grid, margin_px)
         plan = Plan(
@@ -205,18 +207,27 @@ class Planner:
         )
         return scale, layout
 
-    def _fastest(self, fitting: Sequence[int], margin_px: int, batch: int, pixels: float) -> int:
-        """Return the tile with most pixels per second, of those worth measuring; `pixels` are to be done in all."""
+    def _fastest(self, fitting: Sequence[int], margin_px: int, batch: int, region: Box, share: float) -> int:
+        """Return the tile with most pixels per second, of those worth measuring; `share` of the region is to be done.
+
+        What is not worth measuring is judged by how many pixels are read with the tile, halo included.
+        """
         # Small tiles are for little memory: their halo costs too much to be worth a measurement.
-        sides = [side for side in fitting if side >= 512] or list(fitting[-1:])
-        best = sides[0]
-        for side in sides[1:]:
-            if side**2 * batch > _PROBE_SHARE * pixels:
-                break
-            rate = best**2 / self._seconds_of(best, margin_px, batch)
-            if side**2 / self._seconds_of(side, margin_px, batch) < rate:
-                break
-            best = side
+        sides = [side for side in fitting if side >= _SMALLEST_MEASURED] or list(fitting[-1:])
+        grid = self._network.grid
+
+        def read_pixels(side: int) -> int:
+            rows, columns = count_tiles(region.height, region.width, side)
+            return rows * columns * read_px_of(side, grid, margin_px) ** 2
+
+        best = min((side for side in sides if side <= _LARGEST_UNMEASURED), key=read_pixels, default=sides[0])
+        affordable = _PROBE_SHARE * region.area * share / batch
+        if best**2 > affordable:
+            return best
+        for side in sides:
+            if side != best and side**2 <= affordable:
+                rate = best**2 / self._seconds_of(best, margin_px, batch)
+                best = side if side**2 / self._seconds_of(side, margin_px, batch) > rate else best
         return best
 
     def _seconds_of(self, tile_px: int, margin_px: int, batch: int) -> float:

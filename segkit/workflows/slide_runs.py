@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segkit import files
 from segkit.data.listing import name_of
 from segkit.errors import InputError, SegkitError, UsageError
-from segkit.inference.parts import PartStore
+from segkit.inference.parts import PARTS, PartStore
 from segkit.inference.pipeline import SlideJob, run_jobs
 from segkit.inference.plan import Plan
 from segkit.inference.seams import largest_seam_difference, seam_places
@@ -94,6 +94,8 @@ class _Run(Generic[ResultT]):
             stack.enter_context(files.folder_lock(folder, shared=shared))
             store = PartStore(folder, key, plan.layout)
             if not shared:
+                if order.overwrite:
+                    files.remove(folder / runs.RECORD)
                 files.remove_leftovers(folder)
                 self._remove_other_parts(path, store)
             map_px = plan.layout.height * plan.layout.width
@@ -111,7 +113,8 @@ class _Run(Generic[ResultT]):
         total = 0
         if self._order.share.count == 1:
             return before, total
-        for path in self._paths:
+        for number, path in enumerate(self._paths, start=1):
+            self._on_progress("weigh slides", number, len(self._paths), {})
             before[path] = total
             with contextlib.suppress(InputError, UsageError), open_slide(path) as slide:  # met again in its turn
                 total += sum(self._engine.planner.weights(slide))
@@ -138,6 +141,8 @@ class _Run(Generic[ResultT]):
         record = finished_record(folder, key, overwrite=self._order.overwrite)
         if record is None:
             return False
+        if self._order.share.count == 1:
+            files.remove(folder / PARTS)  # what a run that was killed at its very end has left
         self._on_note(f"{path.name}: finished before with the same model and settings, skipped")
         self.results[path] = self.result_of(path, folder, "skipped", record)
         return True
@@ -250,9 +255,13 @@ class _SlideWork(Generic[ResultT]):
                 self._leave_to_others()
                 return
             with files.first_to_hold(self.store.folder) as first:
-                if first and self._all_whole():
+                # Another worker may have joined, and removed the parts, since they were seen to be complete.
+                joined = finished_record(self.folder, self.store.key, overwrite=False) is not None
+                if first and not joined and self._all_whole():
                     self._join(check)
                     return
+                if joined:
+                    self.store.remove()
             self._leave_to_others()
 
     def _leave_to_others(self) -> None:

@@ -105,7 +105,10 @@ def test_an_interrupted_training_ends_quietly_with_its_workers_and_can_be_resume
     process.send(number, to_group=to_group)
     ended = process.wait(20)
     assert ended.code == code
-    assert message_of(ended) == "segkit: interrupted. Finished files are whole; a training goes on with --resume."
+    assert (
+        message_of(ended)
+        == "segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume)."
+    )
     assert ended.err.splitlines()[-1] == message_of(ended)
     assert not [pid for pid in workers if is_alive(pid)]
     assert temporary_files(run_folder) == []
