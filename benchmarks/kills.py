@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_slide(folder / "slide.tif", given.size)
-        make_model(folder / "model.safetensors", base_channels=4, depth=3)
+        make_model(folder / "model", base_channels=4, depth=2)
         started = time.monotonic()
         run(folder, folder / "whole")
         seconds = time.monotonic() - started
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def command(folder: Path, out: Path) -> tuple[list[str], dict[str, str]]:
-    arguments = [str(folder / "slide.tif"), "--model", str(folder / "model.safetensors"), "--out", str(out)]
+    arguments = [str(folder / "slide.tif"), "--model", str(folder / "model"), "--out", str(out)]
     options = ["--tissue", "off", "--tile", "512"]
     return [sys.executable, __file__, "predict", *arguments, *options], {**os.environ, COUNT: f"{out}.count"}
 

@@ -3,9 +3,12 @@
 import argparse
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
-SLIDE = Path(__file__).resolve().parent.parent / "sample_data" / "slide" / "tissue.tif"
+REPOSITORY = Path(__file__).resolve().parent.parent
+SLIDE = REPOSITORY / "sample_data" / "slide" / "tissue.tif"
 
 
 def make_slide(path: Path, size: int, source: Path = SLIDE, side: int = 2048) -> None:
@@ -27,45 +30,13 @@ def make_slide(path: Path, size: int, source: Path = SLIDE, side: int = 2048) ->
             writer.write_rows(pixels[mirror_indices(top, min(256, size - top), height)])
 
 
-def make_model(path: Path, *, base_channels: int, depth: int, source: Path = SLIDE, background: float = 0.8) -> None:
-    """Write a U-Net that was not trained but behaves as if: normalised maps, blobs on mostly background.
-
-    What it says comes from the bottom alone, so that objects are as large as nuclei; it computes as much as any other.
-    """
-    import numpy as np
-    import torch
-    from torch import nn
-
-    from segkit.geometry import Box
-    from segkit.models.model_file import ModelSpec, UNetArguments, build_network, save_model
-    from segkit.models.unet import UNet
-    from segkit.slides import open_slide
-
-    torch.manual_seed(0)
-    arguments = UNetArguments(
-        in_channels=3, num_classes=3, base_channels=base_channels, depth=depth, form="modern", dropout=0.0
-    )
-    network = build_network(arguments, device="cpu")
-    assert isinstance(network, UNet)
-    with open_slide(source) as slide:
-        middle = [slide.read(Box(slide.height // 2 + at, slide.width // 2, 256, 256)) for at in (-256, 0, 256)]
-    images = (torch.from_numpy(np.stack(middle)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that is seen
-    with torch.no_grad():
-        for up, block in zip(network.up, network.decoder, strict=True):
-            up.weight.copy_(up.weight.mean(dim=(2, 3), keepdim=True).expand_as(up.weight))
-            block[0].weight[:, : up.out_channels] = 0
-        network.train()(images)
-        scores = network.eval()(images)
-        lead = scores[:, 1:].amax(dim=1) - scores[:, 0]
-        network.head.bias[0] += lead.flatten().kthvalue(int(lead.numel() * background)).values
-    spec = ModelSpec(
-        arguments=arguments, classes=["background", "a", "b"], mpp=0.5, mean=[0.5] * 3, std=[0.25] * 3,
-        receptive_field=0, scores={}, training={},
-    )  # fmt: skip
-    save_model(path, network, spec)
+def make_model(folder: Path, *, base_channels: int, depth: int, epochs: int = 3) -> Path:
+    """Train a U-Net on sample_data/ for a minute or so, so that it finds objects like nuclei; return its run folder."""
+    sizes = ["--set", f"model.base_channels={base_channels}", "--set", f"model.depth={depth}"]
+    data = ["--data", str(REPOSITORY / "sample_data"), "--config", str(REPOSITORY / "configs/sample.yaml")]
+    command = [sys.executable, "-m", "segkit", "train", *data, *sizes, "--epochs", str(epochs), "--out", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
 
 
 def machine() -> str:

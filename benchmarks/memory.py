@@ -4,7 +4,7 @@
 
 A U-Net of base 32 and depth 4 in float32. All slides have the same area of tissue (a GeoJSON square of --tissue px), so
 that each row takes the same time; everything else (levels, parts, joining, pictures) is of the slide's size. With
---network small a network of base 4 and depth 3 runs over the whole of each slide.
+--network small a network of base 4 and depth 2 runs over the whole of each slide.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--tissue", type=int, default=7_000)
     parser.add_argument("--network", choices=["large", "small"], default="large")
     parser.add_argument("--max-memory", default="2GB")
+    parser.add_argument("--model", type=Path, help="a run folder; without it a network is trained")
     parser.add_argument("--folder", type=Path, help="keep slides and results here")
     given = parser.parse_args()
     large = given.network == "large"
@@ -33,8 +34,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        model = folder / "model.safetensors"
-        make_model(model, base_channels=32 if large else 4, depth=4 if large else 3)
+        sizes = {"base_channels": 32, "depth": 4} if large else {"base_channels": 4, "depth": 2}
+        model = given.model or make_model(folder / "model", **sizes, epochs=1 if large else 3)
         for size in sorted({*given.sizes, *given.dry_run}):
             slide = folder / f"{size}.tif"
             make_slide(slide, size)

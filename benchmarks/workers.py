@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_slide(folder / "slide.tif", given.size)
-        make_model(folder / "model.safetensors", base_channels=2, depth=1)
+        make_model(folder / "model", base_channels=4, depth=2, epochs=1)
         print(f"{machine()}; {given.size} px, {given.wait} s waited for each tile\n")
         print("| one worker s | two workers s | times as fast | files |")
         print("|---|---|---|---|")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def timed(folder: Path, out: Path, wait: float, launcher: list[str]) -> float:
-    arguments = ["predict", str(folder / "slide.tif"), "--model", str(folder / "model.safetensors"), "--out", str(out)]
+    arguments = ["predict", str(folder / "slide.tif"), "--model", str(folder / "model"), "--out", str(out)]
     environment = {**os.environ, WAIT: str(wait), "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
     subprocess.run(

@@ -58,7 +58,7 @@ class _Run(Generic[ResultT]):
     def __init__(
         self, paths: Sequence[Path], engine: Engine[ResultT], order: Order, on_progress: OnProgress, on_note: OnNote
     ) -> None:
-        self._paths, self._engine, self._order = paths, engine, order
+        self._paths, self.engine, self.order = paths, engine, order
         self._on_progress, self._on_note = on_progress, on_note
         self.results: dict[Path, ResultT] = {}
         self.open_slides = contextlib.ExitStack()
@@ -74,7 +74,7 @@ class _Run(Generic[ResultT]):
                     yield work.job()
 
     def _begin(self, path: Path, stage: str, before: int, total: int) -> "_SlideWork[ResultT] | None":
-        engine, order = self._engine, self._order
+        engine, order = self.engine, self.order
         folder = order.out / name_of(path)
         if folder.resolve() == path.resolve().parent:
             raise UsageError(f"{path}: lies in the folder that its results would be written to. Choose another --out.")
@@ -111,18 +111,18 @@ class _Run(Generic[ResultT]):
         """Return the work in all slides before each one, and in all of them, where workers divide it."""
         before: dict[Path, int] = {}
         total = 0
-        if self._order.share.count == 1:
+        if self.order.share.count == 1:
             return before, total
         for number, path in enumerate(self._paths, start=1):
             self._on_progress("weigh slides", number, len(self._paths), {})
             before[path] = total
             with contextlib.suppress(InputError, UsageError), open_slide(path) as slide:  # met again in its turn
-                total += sum(self._engine.planner.weights(slide))
+                total += sum(self.engine.planner.weights(slide))
         return before, total
 
     def _key(self, path: Path, plan: Plan) -> dict[str, Any]:
         """Return what a result depends on: the slide's content, the models, the settings."""
-        engine = self._engine
+        engine = self.engine
         key = {
             "command": engine.command,
             "slide": key_of_slide(path),
@@ -138,10 +138,10 @@ class _Run(Generic[ResultT]):
         return plain
 
     def _is_finished(self, path: Path, folder: Path, key: Mapping[str, Any]) -> bool:
-        record = finished_record(folder, key, overwrite=self._order.overwrite)
+        record = finished_record(folder, key, overwrite=self.order.overwrite)
         if record is None:
             return False
-        if self._order.share.count == 1:
+        if self.order.share.count == 1:
             files.remove(folder / PARTS)  # what a run that was killed at its very end has left
         self._on_note(f"{path.name}: finished before with the same model and settings, skipped")
         self.results[path] = self.result_of(path, folder, "skipped", record)
@@ -149,9 +149,9 @@ class _Run(Generic[ResultT]):
 
     def result_of(self, path: Path, folder: Path, status: Any, record: Mapping[str, Any]) -> ResultT:
         """Return what became of an input, as its record says it."""
-        own = {one.name for one in dataclasses.fields(self._engine.result)} & record.keys()
+        own = {one.name for one in dataclasses.fields(self.engine.result)} & record.keys()
         facts = {name: record[name] for name in own - {"input", "folder", "status"}}
-        return self._engine.result(input=path, folder=folder, status=status, **facts)
+        return self.engine.result(input=path, folder=folder, status=status, **facts)
 
     def _remove_other_parts(self, path: Path, store: PartStore) -> None:
         for key in store.remove_others():
@@ -170,23 +170,13 @@ class _Run(Generic[ResultT]):
         """Note that an input failed."""
         log.info("%s failed", path, exc_info=error)
         self._on_note(f"failed: {error}")
-        self.results[path] = self._engine.result(
+        self.results[path] = self.engine.result(
             input=path,
-            folder=self._order.out / name_of(path),
+            folder=self.order.out / name_of(path),
             status="failed",
             cause=str(error),
             exit_code=error.exit_code,
         )
-
-    @property
-    def engine(self) -> Engine[ResultT]:
-        """The command's network."""
-        return self._engine
-
-    @property
-    def order(self) -> Order:
-        """How the command was asked to work."""
-        return self._order
 
 
 @dataclass(eq=False)
