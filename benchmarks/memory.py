@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep slides and results here")
     given = parser.parse_args()
     large = given.network == "large"
-    print(f"{machine()}; {'base 32, depth 4' if large else 'base 4, depth 3'}, float32\n")
+    print(f"{machine()}; {'base 32, depth 4' if large else 'base 4, depth 2'}, float32\n")
     print("| slide px | parts | tiles | planned MB | peak MB | minutes | joining s | objects |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
