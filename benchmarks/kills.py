@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_slide(folder / "slide.tif", given.size)
-        make_model(folder / "model", base_channels=4, depth=2)
+        make_model(folder / "model", base_channels=4, depth=3)
         started = time.monotonic()
         run(folder, folder / "whole")
         seconds = time.monotonic() - started

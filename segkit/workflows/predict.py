@@ -272,11 +272,13 @@ class _Outputs:
         )
 
     def written_difference(self, place: Box, layers: Layers) -> float:
-        """Return the largest difference of a place's class ids to those that were written (OME-Zarr is not read)."""
-        if self._config.format == "ome-zarr":
-            return 0.0
+        """Return the largest difference of a place's class ids, and its probabilities in uint8, to those written."""
         with open_slide(self._folder / self.mask_file) as mask:
-            return share_of_range(mask.read(place)[..., 0], layers[0])
+            difference = share_of_range(mask.read(place)[..., 0], layers[0])
+        if self._config.probability and self._config.probability_type == "uint8":
+            with open_slide(self._folder / self.probability_file) as probability:
+                difference = max(difference, share_of_range(probability.read(place)[..., 0], layers[1]))
+        return difference
 
     def facts(self) -> dict[str, Any]:
         """Return the number of objects, and each class's share of the map."""

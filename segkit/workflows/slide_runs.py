@@ -338,7 +338,11 @@ class _SlideWork(Generic[ResultT]):
             self.on_note(f"{self.path.name}: no tile borders, or none with room around them: no seams to look for")
             return None
         difference = largest_seam_difference(
-            self.source, self.run.engine.network, self.plan.layout, number, self.outputs.written_difference
+            self.source,
+            self.run.engine.network,
+            self.plan.layout,
+            number,
+            None if self.run.engine.config.format == "ome-zarr" else self.outputs.written_difference,
         )
         self.on_note(
             f"{self.path.name}: {number} places on tile borders, computed again in one piece: the largest difference "

@@ -362,9 +362,7 @@ class _Outputs:
             )
 
     def written_difference(self, place: Box, layers: Layers) -> float:
-        """Return the largest difference of a place's probabilities to those written (OME-Zarr is not read)."""
-        if self._config.format == "ome-zarr":
-            return 0.0
+        """Return the largest difference of a place's probabilities to those that were written."""
         with open_slide(self._folder / self._probability_file) as probability:
             return share_of_range(probability.read(place)[..., 0], foreground_of(np.asarray(layers[0])))
 
