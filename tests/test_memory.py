@@ -3,6 +3,7 @@
 The latter is tried in a process of its own, as it cannot be undone.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -221,3 +222,20 @@ def page_faults(word: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_memory_that_was_freed_is_used_again() -> None:
     assert page_faults("keep") * 10 < page_faults("give back")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc only")
+def test_holes_between_what_is_kept_are_given_back() -> None:
+    program = """
+from segkit.memory import give_back_freed_memory, keep_freed_memory, resident_bytes
+keep_freed_memory()
+blocks = [bytes(100_000) for _ in range(2_000)]
+del blocks[1::2], blocks[1::2], blocks[1::2]
+before = resident_bytes()
+give_back_freed_memory()
+print(before - resident_bytes(), len(blocks))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept == 250
+    assert given_back > 100_000_000

@@ -20,6 +20,7 @@ from segkit.inference.pipeline import SlideJob, run_jobs
 from segkit.inference.plan import Plan
 from segkit.inference.seams import largest_seam_difference, seam_places
 from segkit.inference.sources import SlideLevel, with_channels
+from segkit.memory import give_back_freed_memory
 from segkit.report.tissue import draw_tissue
 from segkit.slides import Slide, open_slide
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TISSUE = "tissue.png"
 PICTURE_PX = 1500
+PARTS_BETWEEN_GIVING_BACK = 32
 
 # What a result does not depend on, or what the plan says in its place.
 _NOT_IN_KEY = {"compute", "batch", "tile", "max_memory", "method", "verify_seams", "tissue"}
@@ -229,6 +231,8 @@ class _SlideWork(Generic[ResultT]):
     def _write_part(self, index: int, blocks: list[dict[str, NDArray[Any]] | None]) -> None:
         self.store.write(index, blocks)
         self.parts_here += 1
+        if self.parts_here % PARTS_BETWEEN_GIVING_BACK == 0:
+            give_back_freed_memory()
 
     def _say_damaged(self, path: Path) -> None:
         self.on_note(f"{path}: is damaged, this part is done again")
@@ -277,6 +281,7 @@ class _SlideWork(Generic[ResultT]):
             check()
             self.on_progress(f"{self.stage}: joining", done, total, {})
 
+        give_back_freed_memory()
         started = time.perf_counter()
         self.outputs.join(self.store.row, on_row)
         self.outputs.draw(self.slide)
