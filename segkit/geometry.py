@@ -4,7 +4,7 @@ Coordinates are (y, x) in pixels, boxes are half open. A *tile* has a core box, 
 around it, which the network sees; the cores of a grid are disjoint and cover the image exactly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -150,6 +150,36 @@ def lay_tiles(height: int, width: int, tile_px: int, grid: TileGrid) -> Iterator
 def count_tiles(height: int, width: int, tile_px: int) -> tuple[int, int]:
     """Return the number of tile rows and columns of `lay_tiles`."""
     return -(-height // tile_px), -(-width // tile_px)
+
+
+def read_mirrored(
+    box: Box, height: int, width: int, read_inside: Callable[[Box], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Return the pixels of a box that may reach any distance outside an image, which is mirrored there.
+
+    Parameters
+    ----------
+    box
+        What is wanted.
+    height, width
+        Of the image.
+    read_inside
+        Returns the pixels of a box inside; it is called once, with the smallest one that the result needs.
+
+    Raises
+    ------
+    ValueError
+        The box is empty.
+    """
+    if box.height <= 0 or box.width <= 0:
+        raise ValueError(f"{box} is empty")
+    if Box(0, 0, height, width).contains(box):
+        return read_inside(box)
+    rows, columns = mirror_indices(box.y, box.height, height), mirror_indices(box.x, box.width, width)
+    top, left = int(rows.min()), int(columns.min())
+    needed = Box(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+    # Twice `take`: the result is contiguous.
+    return read_inside(needed).take(rows - top, axis=0).take(columns - left, axis=1)
 
 
 def mirror_indices(start: int, length: int, size: int) -> NDArray[np.intp]:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.errors import UsageError
 from segkit.geometry import TileGrid
+from segkit.inference.averaging import require_alike, softmax_over_classes
 from segkit.inference.submission import Crop, Submitter, full_float32
 from segkit.models.footprint import META, peak_bytes
 from segkit.models.inference_form import Precision, inference_form
@@ -226,34 +226,7 @@ class _Member:
         core = slice(rows[0] - margin, rows[1] - margin), slice(columns[0] - margin, columns[1] - margin)
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self._network(images, core) if self._trims else self._network(images)[(..., *core)]
-        logits = logits.float()
-        # Not torch.softmax, whose last bit depends on where in memory a pixel lies: a tile would differ from the whole.
-        exponentials = torch.exp(logits - logits.amax(dim=1, keepdim=True))
-        return exponentials / functools.reduce(torch.add, exponentials.unbind(1)).unsqueeze(1)
-
-
-def require_alike(specs: Sequence[ModelSpec]) -> None:
-    """Check that the probabilities of models can be averaged.
-
-    Raises
-    ------
-    UsageError
-        Their classes, scales or numbers of channels differ; or there is none.
-    """
-    if not specs:
-        raise UsageError("no model was given.")
-    first = specs[0]
-    for other in specs[1:]:
-        for what in ("classes", "mpp"):
-            if getattr(other, what) != getattr(first, what):
-                raise UsageError(
-                    f"models whose probabilities are averaged need the same {what}: {getattr(first, what)} and "
-                    f"{getattr(other, what)} were given."
-                )
-        if other.arguments.in_channels != first.arguments.in_channels:
-            raise UsageError(
-                "models whose probabilities are averaged need images of the same kind: one is for grey, one for colour."
-            )
+        return softmax_over_classes(logits)
 
 
 def _quantised(probabilities_CHW: Tensor, float16: bool) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.errors import UsageError
 from segkit.geometry import TileGrid
+from segkit.inference.averaging import require_alike, softmax_over_classes
 from segkit.inference.submission import Submitter, full_float32
 from segkit.models.dense import DenseNetwork
 from segkit.models.footprint import META, peak_bytes
@@ -94,7 +94,7 @@ class WindowPredictor:
         method: Method = "auto",
         dihedral: bool = False,
     ) -> None:
-        _require_alike([spec for _, spec in networks])
+        require_alike([spec for _, spec in networks])
         self.spec = networks[0][1]
         self.device, self.precision, self.stride, self.dihedral = device, precision, stride, dihedral
         self.reason: str | None = None
@@ -230,10 +230,7 @@ class _Member:
         return total / 8
 
     def _softmax(self, images: Tensor) -> Tensor:
-        # Written out for the reason given in `segkit.inference.network`.
-        logits = self._network(images.contiguous(memory_format=torch.channels_last)).float()
-        exponentials = torch.exp(logits - logits.amax(dim=1, keepdim=True))
-        return exponentials / functools.reduce(torch.add, exponentials.unbind(1)).unsqueeze(1)
+        return softmax_over_classes(self._network(images.contiguous(memory_format=torch.channels_last)))
 
 
 def _chosen(method: Method, device: torch.device) -> _Method:
@@ -243,18 +240,3 @@ def _chosen(method: Method, device: torch.device) -> _Method:
             return "fragments" if device.type == "cuda" else "atrous"
         case _:
             return method
-
-
-def _require_alike(specs: Sequence[ModelSpec]) -> None:
-    first = specs[0]
-    for other in specs[1:]:
-        for what in ("classes", "mpp"):
-            if getattr(other, what) != getattr(first, what):
-                raise UsageError(
-                    f"models whose scores are averaged need the same {what}: {getattr(first, what)} and "
-                    f"{getattr(other, what)} were given."
-                )
-        if other.arguments.in_channels != first.arguments.in_channels:
-            raise UsageError(
-                "models whose scores are averaged need images of the same kind: one is for grey, one for colour."
-            )

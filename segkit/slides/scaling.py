@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.geometry import Box, mirror_indices
+from segkit.geometry import Box, read_mirrored
 from segkit.slides.slide import Slide
 
 # The weights of a pixel sum to 1 << bits, their magnitudes to at most 1.27 times that. Bytes times row weights stay
@@ -128,15 +128,7 @@ class ScaledLevel:
         InputError
             The file is damaged there.
         """
-        if box.height <= 0 or box.width <= 0:
-            raise ValueError(f"{box} is empty")
-        if Box(0, 0, self.height, self.width).contains(box):
-            return self._read_inside(box)
-        rows = mirror_indices(box.y, box.height, self.height)
-        columns = mirror_indices(box.x, box.width, self.width)
-        top, left = int(rows.min()), int(columns.min())
-        needed = Box(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
-        return self._read_inside(needed).take(rows - top, axis=0).take(columns - left, axis=1)
+        return read_mirrored(box, self.height, self.width, self._read_inside)
 
     def _read_inside(self, box: Box) -> NDArray[np.uint8]:
         rows = _taps(box.y, box.height, self.scale, _ROW_BITS)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError, ResourceError, SegkitError
-from segkit.geometry import Box, mirror_indices
+from segkit.geometry import Box, read_mirrored
 
 # What Python itself raises where a decoder stumbles over damage; the words say nothing about the file.
 _UNTELLING = (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, SyntaxError, struct.error)
@@ -131,15 +131,7 @@ class Slide(ABC):
             The file is damaged there.
         """
         size = self.levels[level]
-        if Box(0, 0, size.height, size.width).contains(box):
-            return self.read(box, level)
-        if box.height <= 0 or box.width <= 0:
-            raise ValueError(f"{box} is empty")
-        rows = mirror_indices(box.y, box.height, size.height)
-        columns = mirror_indices(box.x, box.width, size.width)
-        top, left = int(rows.min()), int(columns.min())
-        needed = Box(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
-        return self.read(needed, level)[rows - top][:, columns - left]
+        return read_mirrored(box, size.height, size.width, lambda inside: self.read(inside, level))
 
     @abstractmethod
     def _read(self, box: Box, level: int) -> NDArray[np.uint8]:
