@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from numpy.typing import NDArray
 
 from segkit.config import SlideConfig
 from segkit.geometry import Box
+from segkit.inference.network import Predictor
 from segkit.inference.pipeline import Layers
 from segkit.inference.plan import Plan
 from segkit.inference.sources import SlideLevel
+from segkit.inference.window import WindowPredictor
+from segkit.models.model_file import Model
 from segkit.slides import Slide
 from segkit.workflows.inputs import InputResult
 from segkit.workflows.planning import Network, Planner
@@ -81,7 +85,29 @@ class Engine(Generic[ResultT]):
     key: Mapping[str, Any]
     record: Mapping[str, Any]
     describe: str
-    outputs: Callable[[SlideLevel, Path, Plan, Slide], Outputs]
+    outputs: Callable[[SlideLevel, Path, Plan], Outputs]
+
+
+def key_of_models(models: Sequence[Model], predictor: Predictor | WindowPredictor) -> dict[str, Any]:
+    """Return what results depend on: the models, and where and in which number format they compute."""
+    return {
+        "models": [model.sha256 for model in models],
+        "precision": predictor.precision,
+        "device": predictor.device.type,
+    }
+
+
+def record_of_models(models: Sequence[Model], predictor: Predictor | WindowPredictor) -> dict[str, Any]:
+    """Return what the record says of the models and the device."""
+    return {
+        "models": [
+            {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes}
+            for model in models
+        ],
+        "precision": predictor.precision,
+        "device": str(predictor.device),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

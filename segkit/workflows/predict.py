@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from segkit import files
@@ -29,7 +28,7 @@ from segkit.slides.pyramid_blocks import PyramidLayout, encode_block, join_pyram
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, map_file
+from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, key_of_models, map_file, record_of_models
 from segkit.workflows.inputs import InputResult, find_inputs, write_summary
 from segkit.workflows.planning import Planner, device_of_worker, free_device_bytes
 from segkit.workflows.sharing import Share, Solo
@@ -144,22 +143,10 @@ def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[Slide
             device_bytes=free_device_bytes(predictor.device),
             batch=config.batch,
         ),
-        key={
-            "models": [model.sha256 for model in models],
-            "precision": predictor.precision,
-            "device": predictor.device.type,
-        },
-        record={
-            "models": [
-                {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes}
-                for model in models
-            ],
-            "precision": predictor.precision,
-            "device": str(predictor.device),
-            "threads": torch.get_num_threads(),
-        },
+        key=key_of_models(models, predictor),
+        record=record_of_models(models, predictor),
         describe=f"{predictor.precision} on {predictor.device}",
-        outputs=lambda _source, folder, plan, _slide: _Outputs(folder, plan, spec.classes, config),
+        outputs=lambda _source, folder, plan: _Outputs(folder, plan, spec.classes, config),
     )
 
 

@@ -207,7 +207,7 @@ class _SlideWork(Generic[ResultT]):
         self.source = SlideLevel(
             self.slide, scale.level, self.run.engine.channels, scale=scale.scale, size=(scale.height, scale.width)
         )
-        self.outputs = self.run.engine.outputs(self.source, self.folder, self.plan, self.slide)
+        self.outputs = self.run.engine.outputs(self.source, self.folder, self.plan)
         finished = self.store.finished(self._say_damaged)
         layout = self.plan.layout
         if finished:

@@ -35,7 +35,7 @@ from segkit.slides.pyramid_blocks import PyramidLayout, encode_block, join_pyram
 from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, map_file
+from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, key_of_models, map_file, record_of_models
 from segkit.workflows.inputs import InputResult, find_inputs, write_summary
 from segkit.workflows.planning import Planner, device_of_worker, free_device_bytes
 from segkit.workflows.sharing import Share, Solo
@@ -188,7 +188,7 @@ def _build_engine(
     def margin_at(scale: Scale) -> int:
         return margin(settings_at(scale.mpp))
 
-    def outputs(source: SlideLevel, folder: Path, plan: Plan, _: Slide) -> _Outputs:
+    def outputs(source: SlideLevel, folder: Path, plan: Plan) -> _Outputs:
         return _Outputs(
             source, folder, plan, models, predictor, detection, settings_at(plan.scale.mpp), config, on_note
         )
@@ -209,21 +209,11 @@ def _build_engine(
             device_bytes=free_device_bytes(predictor.device),
             batch=1,
         ),
-        key={
-            "models": [model.sha256 for model in models],
-            "method": predictor.method,
-            "precision": predictor.precision,
-            "device": predictor.device.type,
-        },
+        key={**key_of_models(models, predictor), "method": predictor.method},
         record={
-            "models": [
-                {"file": str(model.path.resolve()), "sha256": model.sha256, "classes": model.spec.classes}
-                for model in models
-            ],
+            **record_of_models(models, predictor),
             "method": predictor.method,
             "detection": detection.model_dump(mode="json", exclude={"curves"}),
-            "precision": predictor.precision,
-            "device": str(predictor.device),
         },
         describe=f"{predictor.method}, {predictor.precision} on {predictor.device}",
         outputs=outputs,
