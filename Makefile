@@ -11,10 +11,10 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects real-isbi2012 real-glioma real-crc real-amibr clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice gpu real-isbi2012 real-glioma real-crc real-amibr clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
 
 setup: $(STAMP)  ## make .venv with segkit, as it is in this folder, and its tools
 
@@ -77,6 +77,18 @@ bench-workers: setup  ## two torchrun workers beside one
 
 bench-objects: setup  ## tracing, joining and writing a million objects
 	$(BIN)/python benchmarks/objects.py
+
+bench-training: setup  ## training beside a plain PyTorch loop and segmentation_models_pytorch (where installed)
+	$(BIN)/python benchmarks/training.py
+
+bench-training-kills: setup  ## kill train 30 times at random moments, and compare what it leaves when resumed
+	$(BIN)/python benchmarks/training_kills.py
+
+bench-good-practice: setup  ## norms, first weights, dropout, augmentation, optimisers side by side (40 minutes)
+	$(BIN)/python benchmarks/good_practice.py --data $(REAL_DATA)/isbi2012_em
+
+gpu: setup  ## every check and benchmark that needs a GPU, in eight minutes
+	$(BIN)/python benchmarks/gpu.py
 
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py

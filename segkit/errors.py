@@ -8,7 +8,7 @@
     |-- ResourceError            4   memory or disk ran out
     |-- PartialError             5   finished, but some inputs failed
     |-- DivergedError            6   training produced numbers that are not finite
-    `-- InterruptedRunError      130 (SIGINT) or 143 (SIGTERM); the run can be resumed
+    `-- InterruptedRunError      130 (SIGINT) or 143 (SIGTERM, SIGUSR1); the run can be resumed
 
 A message says what is wrong, where, the value found and what to do. The command line catches `SegkitError` in
 one place, prints the message and exits with `exit_code`; any other exception is a bug and exits with 1.
@@ -23,6 +23,8 @@ class SegkitError(Exception):
     """Base of all errors that segkit raises on purpose; `problems` lists several findings reported at once."""
 
     exit_code = EXIT_BUG
+    is_told_elsewhere = False
+    """Another process of the same command tells the user of it."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)

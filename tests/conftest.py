@@ -1,6 +1,7 @@
 """Fixtures that several rooms' tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # How long an example takes depends on the machine and its load, and says nothing about the code.
 settings.register_profile("segkit", deadline=None)
 settings.load_profile("segkit")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_disk() -> Iterator[None]:
+    """Do not wait for the disk: power does not fail in a test, and on a busy disk that wait is most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

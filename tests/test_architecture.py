@@ -17,11 +17,12 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
-FOUNDATION = {"config", "masks", "points", "geometry", "files", "memory", "errors"}
+FOUNDATION = {"config", "versions", "masks", "points", "geometry", "files", "memory", "errors"}
 MIDDLE = {"data", "models", "slides"}
 ENGINES = {"training", "inference", "report", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
+    "versions": set(),
     "masks": set(),
     "points": set(),
     "memory": set(),
@@ -55,7 +56,7 @@ MAX_LINES = 400
 
 # What reads can run code and what writes can leave half a file: each has one door.
 DOORS = {
-    r"torch\.(load|save)": {"segkit.training.checkpoint"},
+    r"torch\.(load|save)": {"segkit.training.checkpoint", "segkit.models.torchvision_door"},
     r"pickle\..*|marshal\..*|shelve\..*|joblib\..*|np\.load|numpy\.load": set(),
     r"yaml\.(load|unsafe_load|full_load|load_all)": {"segkit.config.building"},
     r".*\.extractall|shutil\.unpack_archive": set(),

@@ -193,7 +193,7 @@ valid_values = st.fixed_dictionaries(
     optional={
         "epochs": st.integers(1, 10**6),
         "seed": st.integers(0, 2**32 - 1),
-        "loss": st.sampled_from(["dice_cross_entropy", "cross_entropy"]),
+        "loss": st.fixed_dictionaries({"name": st.sampled_from(["dice_cross_entropy", "cross_entropy"])}),
         "workers": st.sampled_from(["auto", 0, 3]),
         "optimiser": st.fixed_dictionaries({"learning_rate": st.floats(1e-9, 10)}),
         "patches": st.fixed_dictionaries({"size_px": st.one_of(st.just("auto"), st.integers(1, 4096))}),

@@ -27,7 +27,10 @@ SLIDES = {
     "--overwrite",
 }
 FLAGS = {
-    "train": COMMON | CONFIGURED | {"--data", "--out", "--epochs", "--seed", "--device", "--resume", "--settings"},
+    "train": COMMON
+    | CONFIGURED
+    | {"--data", "--out", "--epochs", "--seed", "--device", "--resume", "--settings"}
+    | {"--init-from", "--cache", "--folds", "--gpus"},
     "predict": COMMON
     | CONFIGURED
     | SLIDES
@@ -45,6 +48,7 @@ FLAGS = {
     "check": COMMON | CONFIGURED | {"DIR"},
     "info": COMMON | {"FILE"},
     "preview": COMMON | CONFIGURED | {"--data", "--out", "--seed"},
+    "find-lr": COMMON | CONFIGURED | {"--data", "--out", "--low", "--high", "--steps", "--seed", "--device"},
     "make-sample": COMMON | {"DIR", "--seed"},
 }
 ROOT_FLAGS = {"--version", "--verbose", "-v", "--install-completion", "--show-completion"}

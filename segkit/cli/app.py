@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "Report everything wrong with a folder.",
     "info": "Describe an image, slide or model.",
     "preview": "Draw augmented training patches.",
+    "find-lr": "Propose a learning rate.",
     "make-sample": "Write a synthetic data folder.",
 }
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}

@@ -1,5 +1,6 @@
 """`segkit evaluate`."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,14 @@ from segkit.errors import UsageError
 
 if TYPE_CHECKING:
     from segkit.evaluation.estimates import Estimate
+    from segkit.evaluation.object_tables import ObjectReport
     from segkit.evaluation.point_tables import PointReport
     from segkit.evaluation.tables import PixelReport
 
 EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md, figures/, predictions/ and run.json."
 FEW_UNITS = 6
 METRICS = ("dice", "iou", "precision", "recall")
+OBJECT_METRICS = {"average_precision": "AP", "f1": "F1", "precision": "precision", "recall": "recall"}
 POINT_METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "average_precision": "AP"}
 
 
@@ -62,18 +65,21 @@ def run(
             on_progress=display.on_progress,
             on_note=display.on_note,
         )
-    from segkit.evaluation import exports, point_exports
+    from segkit.evaluation import exports, object_exports, point_exports
+    from segkit.evaluation.object_tables import ObjectReport
     from segkit.evaluation.point_tables import PointReport
 
-    report = result.report
+    match result.report:
+        case PointReport() as report:
+            metrics, show = point_exports.as_json(report), functools.partial(_show_points, report)
+        case ObjectReport() as report:
+            metrics, show = object_exports.as_json(report), functools.partial(_show_objects, report)
+        case report:
+            metrics, show = exports.as_json(report), functools.partial(_show_pixels, report)
     if as_json:
-        metrics = point_exports.as_json(report) if isinstance(report, PointReport) else exports.as_json(report)
         print_json({"folder": result.folder, "figures": result.figures, **metrics})
         return
-    if isinstance(report, PointReport):
-        _show_points(report)
-    else:
-        _show_pixels(report)
+    show()
     print_lines([f"All numbers: {result.folder / 'summary.md'}"])
     print_pictures(result.figures)
 
@@ -103,6 +109,25 @@ def _show_pixels(report: "PixelReport") -> None:
     )
 
 
+def _show_objects(report: "ObjectReport") -> None:
+    rows = [
+        [f"{threshold:g}", *(_format(report.pooled.at[metric][number]) for metric in OBJECT_METRICS)]
+        for number, threshold in enumerate(report.thresholds)
+    ]
+    print_table(
+        f"Objects ({report.name}), pooled over images, with 95 % intervals", ["IoU", *OBJECT_METRICS.values()], rows
+    )
+    print_lines(
+        [
+            f"AP at IoU {report.thresholds[0]:g}: {report.headline} pooled over images, "
+            f"{report.mean.at['average_precision'][0]} as mean over images",
+            f"Dice {report.pooled.dice}",
+            f"Objects: {report.num_true} labelled, {report.num_predicted} found",
+            f"Images: {len(report.images)}; {_intervals_in_words(report)}",
+        ]
+    )
+
+
 def _show_points(report: "PointReport") -> None:
     radius = f"{report.radius_px:.3g} px" + ("" if report.radius_um is None else f" ({report.radius_um:.3g} um)")
     print_table(
@@ -122,7 +147,7 @@ def _show_points(report: "PointReport") -> None:
     )
 
 
-def _intervals_in_words(report: "PixelReport | PointReport") -> str:
+def _intervals_in_words(report: "PixelReport | PointReport | ObjectReport") -> str:
     if report.num_units < 2:
         return f"no intervals: they need at least two {report.unit}s"
     few = "; with so few they say little" if report.num_units < FEW_UNITS else ""

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segkit.cli.interruption import Interrupted, received_signal
-from segkit.errors import EXIT_BUG, ResourceError, SegkitError
+from segkit.cli.launch import is_first_process
+from segkit.errors import EXIT_BUG, InterruptedRunError, ResourceError, SegkitError
 
 logger = logging.getLogger("segkit")
 
@@ -49,8 +50,11 @@ def explained(*, log_folder: Path | None = None) -> Iterator[None]:
 def _explain(error: BaseException, log_folder: Path | None) -> int:
     """Print the message for an error, and return the exit code."""
     number = received_signal()
-    if number is not None:  # whatever a library has made of it
-        _print_line("segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume).")
+    if number is not None and not isinstance(error, InterruptedRunError):  # whatever a library has made of it
+        if is_first_process():
+            _print_line(
+                "segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume)."
+            )
         return 128 + number
     match error:
         case SegkitError():
@@ -79,6 +83,8 @@ def printable_lines(text: str) -> str:
 
 
 def _tell(error: SegkitError) -> int:
+    if error.is_told_elsewhere:
+        return error.exit_code
     _print_line(f"segkit: {error.message}")
     for problem in error.problems:
         _print_line(f"  - {problem}")

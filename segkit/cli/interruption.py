@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an exception that gets through.
+"""Ctrl-C, SIGTERM and SIGUSR1 as an exception that gets through.
 
 The first signal raises `Interrupted` in the main thread, wherever that just is. There it can get lost: Python ignores
 what is raised in finalisers and in the callbacks of weak references, and libraries written in C clear errors or put
@@ -11,14 +11,16 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SCHEDULERS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SECONDS_BETWEEN_TRIES = 0.5
 
 _received: list[int] = []
+_holds: list[object] = []
 
 
 class Interrupted(BaseException):
@@ -30,13 +32,33 @@ class Interrupted(BaseException):
 
 
 def received_signal() -> int | None:
-    """Return the number of the signal that asked this process to stop, None where there was none."""
-    return _received[0] if _received else None
+    """Return the number of the signal that asked this process to stop, None where there was none.
+
+    SIGUSR1, by which schedulers announce the end, counts as SIGTERM.
+    """
+    if not _received:
+        return None
+    return int(signal.SIGTERM) if _received[0] == signal.SIGUSR1 else _received[0]
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[Callable[[], int]]:
+    """Let signals wait: inside the block they raise nothing, and the yielded function returns the number of the first.
+
+    It returns 0 where there was none. A signal that has not led to an exception raises `Interrupted` at the end.
+    """
+    _holds.append(None)
+    try:
+        yield lambda: received_signal() or 0
+    finally:
+        _holds.pop()
+    if _received and not _holds:
+        raise Interrupted
 
 
 @contextlib.contextmanager
 def translated_signals() -> Iterator[None]:
-    """Raise `Interrupted` on the first SIGINT or SIGTERM inside the block."""
+    """Raise `Interrupted` on the first SIGINT, SIGTERM or SIGUSR1 inside the block."""
     process = os.getpid()
     earlier = {number: signal.getsignal(number) for number in (*INTERRUPTING_SIGNALS, signal.SIGALRM)}
     earlier_hook = sys.unraisablehook
@@ -49,6 +71,10 @@ def translated_signals() -> Iterator[None]:
                 os._exit(0)
             return
         _received.append(number)
+        if _holds:
+            # Schedulers and torchrun signal twice, each in its way; only a second Ctrl-C means: at once.
+            _handle_signals_with({signal.SIGINT: signal.SIG_DFL, **dict.fromkeys(SCHEDULERS_SIGNALS, signal.SIG_IGN)})
+            return
         _handle_signals_with(dict.fromkeys(INTERRUPTING_SIGNALS, signal.SIG_DFL))
         signal.setitimer(signal.ITIMER_REAL, SECONDS_BETWEEN_TRIES, SECONDS_BETWEEN_TRIES)
         raise Interrupted

@@ -103,15 +103,21 @@ def run(
     raise_failures(result.slides)
 
 
+def _found(slide: "SlideResult") -> str:
+    if slide.num_detections:
+        return "\n".join(f"{name} {number}" for name, number in slide.num_detections.items())
+    return "" if slide.num_objects is None else f"{slide.num_objects} objects"
+
+
 def _show(slides: "Sequence[SlideResult]") -> None:
     print_table(
         "Predictions",
-        ["input", "status", "objects", "share", "time"],
+        ["input", "status", "found", "share", "time"],
         [
             [
                 slide.input.name,
                 slide.status,
-                "" if slide.num_objects is None else str(slide.num_objects),
+                _found(slide),
                 "\n".join(f"{name} {format_share(share)}" for name, share in slide.shares.items()),
                 "" if slide.seconds is None else format_seconds(slide.seconds),
             ]

@@ -1,10 +1,13 @@
 """`segkit train`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segkit.cli.interruption import held_signals
+from segkit.cli.launch import is_first_process, is_launched, launch
 from segkit.cli.options import AsJson, Assignments, ConfigFile, config_option
 from segkit.cli.progress import open_display
 from segkit.cli.progress_lines import format_seconds
@@ -13,6 +16,7 @@ from segkit.config import TrainConfig, build_config, default_of, describe, known
 from segkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from segkit.workflows.folds import FoldsResult
     from segkit.workflows.train import TrainResult
 
 EPILOG = "Leaves a run folder with the model, the resolved configuration, metrics.csv and figures/."
@@ -39,6 +43,24 @@ def run(
     epochs: Annotated[int | None, config_option(TrainConfig, "epochs", metavar="N")] = None,
     seed: Annotated[int | None, config_option(TrainConfig, "seed", metavar="N")] = None,
     device: Annotated[str | None, config_option(TrainConfig, "compute.device", metavar="DEVICE")] = None,
+    init_from: Annotated[
+        Path | None, config_option(TrainConfig, "transfer.init_from", "--init-from", metavar="MODEL|RUN")
+    ] = None,
+    cache: Annotated[str | None, config_option(TrainConfig, "data.cache", "--cache", metavar="auto|none|DIR")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            metavar="K",
+            min=2,
+            max=50,
+            help="Train K models, each validated on another part of the images; --model RUN then means their average.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int,
+        typer.Option("--gpus", metavar="N", min=1, help="Train with N processes on this machine, one for each GPU."),
+    ] = 1,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="RUN", help="Go on with this run, with its configuration and last state."),
@@ -54,20 +76,66 @@ def run(
     """Build the configuration, train, show what came of it."""
     if resume is not None and (config is not None or out is not None):
         raise UsageError("--resume takes the run's own configuration and folder: leave out --config and --out.")
+    if resume is not None and folds is not None:
+        raise UsageError("--folds goes on by itself with what is in --out: leave out --resume.")
     wanted = build_config(
         TrainConfig,
         file=config if resume is None else resume / "config.yaml",
         assignments=assignments or [],
-        flags={"data.dir": data, "epochs": epochs, "seed": seed, "compute.device": device},
+        flags={
+            "data.dir": data,
+            "epochs": epochs,
+            "seed": seed,
+            "compute.device": device,
+            "transfer.init_from": init_from,
+            "data.cache": cache,
+        },
     )
+    if gpus > 1 and not is_launched():
+        sys.exit(launch(gpus, sys.argv[1:]))
+    from segkit.workflows.folds import train_folds
     from segkit.workflows.train import train
 
+    if folds is not None:
+        with open_display() as display:
+            trained = train_folds(
+                wanted, folds, out=out, hold=held_signals, on_progress=display.on_progress, on_note=display.on_note
+            )
+        if is_first_process():
+            print_json(trained) if as_json else _show_folds(trained)
+        return
     with open_display() as display:
-        result = train(wanted, out=out, resume=resume, on_progress=display.on_progress, on_note=display.on_note)
+        result = train(
+            wanted,
+            out=out,
+            resume=resume,
+            hold=held_signals,
+            on_progress=display.on_progress,
+            on_note=display.on_note,
+        )
+    if not is_first_process():
+        return
     if as_json:
         print_json(result)
     else:
         _show(result)
+
+
+def _show_folds(result: "FoldsResult") -> None:
+    from segkit.workflows.train import METRIC_NAMES
+
+    name = METRIC_NAMES[result.metric]
+    print_table(
+        "Validation",
+        ["fold", "best epoch", f"mean {name}"],
+        [[str(number), str(one.best_epoch), f"{one.score:.4f}"] for number, one in enumerate(result.folds, start=1)],
+    )
+    print_lines(
+        [
+            f"mean {name} {result.mean:.4f}, standard deviation over the folds {result.deviation:.4f}",
+            f"Use the average of the {len(result.folds)} models with --model {result.run}",
+        ]
+    )
 
 
 def _show(result: "TrainResult") -> None:

@@ -3,21 +3,27 @@
 from segkit.config.building import build_config, default_of, describe, known_keys, read_yaml, write_yaml
 from segkit.config.sections import (
     AUTO,
-    AugmentConfig,
     Auto,
     ComputeConfig,
     DataConfig,
     EvaluateConfig,
     Length,
+    Section,
+    length_px,
+)
+from segkit.config.slide_sections import PredictConfig, SlideConfig, SlidingWindowConfig
+from segkit.config.training_sections import (
+    AugmentConfig,
+    LossConfig,
     ModelConfig,
     OptimiserConfig,
     PatchConfig,
     PointsConfig,
-    Section,
+    TaskName,
     TrainConfig,
-    length_px,
+    TrainingComputeConfig,
+    TransferConfig,
 )
-from segkit.config.slide_sections import PredictConfig, SlideConfig, SlidingWindowConfig
 
 __all__ = [
     "AUTO",
@@ -27,6 +33,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "Length",
+    "LossConfig",
     "ModelConfig",
     "OptimiserConfig",
     "PatchConfig",
@@ -35,7 +42,10 @@ __all__ = [
     "Section",
     "SlideConfig",
     "SlidingWindowConfig",
+    "TaskName",
     "TrainConfig",
+    "TrainingComputeConfig",
+    "TransferConfig",
     "build_config",
     "default_of",
     "describe",

@@ -14,7 +14,7 @@ DIR/train/, val/ and test/ that hold images/ and masks/ each are understood, too
 reported at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -107,15 +107,22 @@ class Dataset:
         return tuple(item for item in self.items if item.split == split)
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, *, with_test: bool = True) -> Dataset:
     """List a data folder; no image is read, and masks only where their values tell the classes.
+
+    Parameters
+    ----------
+    config
+        Where it is, and what is said of it.
+    with_test
+        Whether masks of images of the split `test` are read, too: a training leaves them alone.
 
     Raises
     ------
     InputError
         The folder cannot be used; `problems` lists everything wrong with its structure, sorted.
     """
-    dataset, problems = survey(config)
+    dataset, problems = survey(config, with_test=with_test)
     if dataset is None or problems:
         raise InputError(f"{config.dir}: cannot be used as a data folder:", shorten(sorted(problems)))
     return dataset
@@ -127,8 +134,11 @@ def shorten(problems: Sequence[str]) -> list[str]:
     return [*problems[:MAX_SHOWN], f"and {rest} more (`segkit check` shows all)"] if rest > 0 else list(problems)
 
 
-def survey(config: DataConfig) -> tuple[Dataset | None, list[str]]:
-    """Return the data set as far as it can be understood, and everything wrong with its structure."""
+def survey(config: DataConfig, *, with_test: bool = True) -> tuple[Dataset | None, list[str]]:
+    """Return the data set as far as it can be understood, and everything wrong with its structure.
+
+    For `with_test` see `load_dataset`.
+    """
     root = config.dir
     if not root.is_dir():
         return None, [f"{root}: is no folder. Give the folder that holds images/."]
@@ -157,7 +167,8 @@ def survey(config: DataConfig) -> tuple[Dataset | None, list[str]]:
             found = collect_points(listing, None if description.boxes == AUTO else description.boxes)
             classes = point_classes(found.labels, given, _given_hard_negatives(config, description))
         else:
-            classes = _classes(annotation, listing, given, ignore)
+            locked = set() if with_test else {name for name, row in rows.items() if row.split == "test"}
+            classes = _classes(annotation, listing, locked, given, ignore)
     mpp, mpp_problems = _mpp(config, description, listing)
     problems += listing.problems + split_problems + found.problems + classes.problems + mpp_problems
     dataset = Dataset(
@@ -298,8 +309,10 @@ def _given_hard_negatives(config: DataConfig, description: Description) -> list[
     return None if description.hard_negatives == AUTO else description.hard_negatives
 
 
-def _classes(annotation: Annotation, listing: Listing, given: ClassNames, ignore: int | None) -> Classes:
-    paths = [listing.annotations[name] for name in sorted(listing.annotations)]
+def _classes(
+    annotation: Annotation, listing: Listing, locked: Collection[str], given: ClassNames, ignore: int | None
+) -> Classes:
+    paths = [listing.annotations[name] for name in sorted(listing.annotations.keys() - locked)]
     if annotation == "labels":
         return label_classes(given)
     if not paths:

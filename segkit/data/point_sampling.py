@@ -14,25 +14,21 @@ object a little beside its middle, and is neither. (Ciresan et al. 2013 draw 6.6
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from segkit.data.mined import Mined, WeightedPlaces
 from segkit.data.sampling import cut_mirrored
 from segkit.geometry import Box
 from segkit.points import Points
 
+__all__ = ["NEUTRAL", "TRIES", "Mined", "PointSource", "Shares"]
+
 NEUTRAL: Final = 1.5
 TRIES: Final = 64  # for a negative that keeps its distance from all points; crowded images have few
-
-
-class Mined(NamedTuple):
-    """False positives of a detector in one image: `positions` float64 (N, 2) y, x and `scores` float64 (N,)."""
-
-    positions: NDArray[np.float64]
-    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +83,7 @@ class PointSource:
         ]
         assert self._labelled, "no points"
         self._objects = (numbers[classes > 0], positions[classes > 0])
-        self._hard = _Weighted(numbers[classes == 0], positions[classes == 0], mined or [])
+        self._hard = WeightedPlaces(mined or [], numbers[classes == 0], positions[classes == 0])
         self._places = np.cumsum([image.shape[0] * image.shape[1] for image in images])
 
     def draw(self, rng: np.random.Generator, context_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -95,13 +91,13 @@ class PointSource:
 
         Returns
         -------
-        image, mask
-            (context_px, context_px, C) and (context_px, context_px) uint8; the mask holds the patch's class everywhere.
+        image, target
+            (context_px, context_px, C) and (context_px, context_px, 1) uint8; the target holds the patch's class.
         """
         number, y, x, index = self._place(rng)
         start = self.patch_px // 2 + (context_px - self.patch_px) // 2
         image = cut_mirrored(self.images[number], Box(y - start, x - start, context_px, context_px))
-        return image, np.full((context_px, context_px), index, np.uint8)
+        return image, np.full((context_px, context_px, 1), index, np.uint8)
 
     def _place(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw image, row and column of the middle pixel, and class."""
@@ -183,24 +179,6 @@ class PointSource:
         if tree is not None and tree.query((row + 0.5, column + 0.5))[0] <= NEUTRAL * self._positive_px:
             return None
         return number, row, column
-
-
-class _Weighted:
-    """Places with weights: labelled look-alikes weigh 1, mined false positives their score."""
-
-    def __init__(self, numbers: NDArray[np.int64], positions: NDArray[np.float64], mined: Sequence[Mined]) -> None:
-        self._numbers = np.concatenate(
-            [numbers, *(np.full(len(one.scores), number) for number, one in enumerate(mined))]
-        )
-        self._positions = np.concatenate([positions, *(one.positions for one in mined)])
-        weights = np.concatenate([np.ones(len(numbers)), *(one.scores for one in mined)])
-        self._sums = np.cumsum(weights)
-        self.count = len(weights)
-
-    def draw(self, rng: np.random.Generator) -> tuple[int, NDArray[np.float64]]:
-        """Return image number and position."""
-        chosen = min(int(np.searchsorted(self._sums, rng.random() * self._sums[-1], side="right")), self.count - 1)
-        return int(self._numbers[chosen]), self._positions[chosen]
 
 
 def _tree(positions: NDArray[np.float64]) -> cKDTree | None:

@@ -5,12 +5,35 @@ which order, or whether the run was resumed in between makes no difference.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from segkit.data.class_index import BlockIndex, ClassIndex, RegionTarget, RowIndex
+from segkit.data.mined import Mined, WeightedPlaces
 from segkit.geometry import Box, mirror_indices
 from segkit.masks import IGNORE
+
+ObjectBoxes = NDArray[np.int64]
+"""The objects of an image: (N, 5) top row, left column, height, width in pixels, class index."""
+
+
+class RegionImage(Protocol):
+    """An image that is read by region, such as `segkit.data.slide_fields.SlideImage`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+
+    def cut(self, box: Box) -> NDArray[np.uint8]:
+        """Return the pixels of a box, (height, width, channels) uint8, mirrored where it leaves the image."""
+
+
+Image = NDArray[np.uint8] | RegionImage
+Target = NDArray[np.uint8] | RegionTarget
 
 
 def sample_rng(seed: int, step: int, index: int) -> np.random.Generator:
@@ -23,14 +46,15 @@ def sample_rng(seed: int, step: int, index: int) -> np.random.Generator:
 
 
 class PatchSource:
-    """Draws patches with their surroundings from images that are in memory.
+    """Draws patches with their surroundings from images in memory, mapped files or slides.
 
     Parameters
     ----------
     images
-        (H, W, C) uint8 arrays of any sizes with equal C.
-    masks
-        (H, W) uint8 class indices below `num_classes`; `IGNORE` (255) is never drawn as a class.
+        (H, W, C) uint8 arrays of any sizes with equal C, or images that are read by region.
+    targets
+        (H, W, P) uint8 arrays, or maps that are read by region. Plane 0 holds class indices below `num_classes`;
+        `IGNORE` (255) is never drawn as a class.
     patch_px
         Side of the patches in pixels.
     balanced
@@ -38,30 +62,44 @@ class PatchSource:
         the class. The rest lie anywhere, each position within the images being equally likely.
     num_classes
         Number of classes.
+    objects
+        The objects of each image, see `object_boxes`. With them a class's objects are equally likely, and not its
+        pixels: small ones are seen as often as large ones. Classes without objects are drawn by pixels.
+    hard
+        Places in each image, whose surroundings are a share `hard_share` of the patches; nothing there, none.
+    hard_share
+        `balanced` and it make at most 1.
     """
 
     def __init__(
         self,
-        images: Sequence[NDArray[np.uint8]],
-        masks: Sequence[NDArray[np.uint8]],
+        images: Sequence[Image],
+        targets: Sequence[Target],
         *,
         patch_px: int,
         balanced: float,
         num_classes: int,
+        objects: Sequence[ObjectBoxes] | None = None,
+        hard: Sequence[Mined] = (),
+        hard_share: float = 0.0,
     ) -> None:
         assert images, "no images"
-        assert all(image.shape[:2] == mask.shape for image, mask in zip(images, masks, strict=True))
+        assert all(len(target.shape) == 3 for target in targets)
+        assert all(image.shape[:2] == target.shape[:2] for image, target in zip(images, targets, strict=True))
         assert num_classes <= IGNORE
+        assert balanced + hard_share <= 1 + 1e-9
         self.images = images
-        self.masks = masks
+        self.targets = targets
         self.patch_px = patch_px
         self.balanced = balanced
-        # Row sums, and not the positions of all pixels, which would take eight times the masks themselves.
-        self._class_rows = [
-            [np.cumsum(np.count_nonzero(mask == index, axis=1)) for mask in masks] for index in range(num_classes)
+        self._indices: list[ClassIndex] = [
+            RowIndex(target, num_classes) if isinstance(target, np.ndarray) else BlockIndex(target, num_classes)
+            for target in targets
         ]
-        self._class_pixels = [np.cumsum([rows[-1] for rows in images_rows]) for images_rows in self._class_rows]
+        self._class_pixels = np.cumsum([one.counts for one in self._indices], axis=0).T
         self._classes = [index for index, pixels in enumerate(self._class_pixels) if pixels[-1] > 0]
+        self._objects = _by_class(objects or [], num_classes)
+        self._hard, self._hard_share = WeightedPlaces(hard), hard_share
         # Positions of a patch in an image; an image smaller than the patch has one.
         positions = [self._free(image.shape[0]) * self._free(image.shape[1]) for image in images]
         self._positions = np.cumsum(positions)
@@ -78,23 +116,30 @@ class PatchSource:
 
         Returns
         -------
-        image, mask
-            (context_px, context_px, C) and (context_px, context_px) uint8; they may be views of the images.
+        image, target
+            (context_px, context_px, C) and (context_px, context_px, P) uint8; they may be views of the images.
         """
         assert context_px >= self.patch_px
-        if self._classes and rng.random() < self.balanced:
-            number, y, x = self._around_class(rng)
-        else:
-            number, y, x = self._anywhere(rng)
+        number, y, x = self._place(rng)
         margin = (context_px - self.patch_px) // 2
         box = Box(y - margin, x - margin, context_px, context_px)
-        return cut_mirrored(self.images[number], box), cut_mirrored(self.masks[number], box)
+        return cut(self.images[number], box), cut(self.targets[number], box)
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Draw a patch's image and origin."""
+        kind = rng.random()
+        if kind < self.balanced:
+            return self._around_class(rng) if self._classes else self._anywhere(rng)
+        if kind < self.balanced + self._hard_share and self._hard.count:
+            number, position = self._hard.draw(rng)
+            return self._around(rng, number, *(int(value) for value in np.floor(position)))
+        return self._anywhere(rng)
 
     def _anywhere(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Draw a patch's image and origin evenly among all positions."""
         position = int(rng.integers(self._positions[-1]))
         number = int(np.searchsorted(self._positions, position, side="right"))
-        height, width = self.masks[number].shape
+        height, width = self.targets[number].shape[:2]
         inside = position - (int(self._positions[number - 1]) if number else 0)
         y, x = divmod(inside, self._free(width))
         return (
@@ -104,23 +149,25 @@ class PatchSource:
         )
 
     def _around_class(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Draw a class, one of its pixels, and a patch that has this pixel in its middle half where it can."""
+        """Draw a class, one of its objects or pixels, and a patch around its middle."""
         index = self._classes[int(rng.integers(len(self._classes)))]
-        number, row, column = self._pixel(index, int(rng.integers(self._class_pixels[index][-1])))
-        height, width = self.masks[number].shape
+        objects = self._objects[index]
+        if len(objects):
+            number, top, left, height, width, _ = objects[int(rng.integers(len(objects)))].tolist()
+            return self._around(rng, number, top + height // 2, left + width // 2)
+        pixels = self._class_pixels[index]
+        rank = int(rng.integers(pixels[-1]))
+        number = int(np.searchsorted(pixels, rank, side="right"))
+        rank -= int(pixels[number - 1]) if number else 0
+        return self._around(rng, number, *self._indices[number].pixel(index, rank))
+
+    def _around(self, rng: np.random.Generator, number: int, row: int, column: int) -> tuple[int, int, int]:
+        """Draw a patch that has this pixel in its middle half where the image allows it."""
+        height, width = self.targets[number].shape[:2]
         jitter = rng.integers(-(self.patch_px // 4), self.patch_px // 4 + 1, 2)
         y = row - self.patch_px // 2 + int(jitter[0])
         x = column - self.patch_px // 2 + int(jitter[1])
         return number, self._clamp(y, height), self._clamp(x, width)
-
-    def _pixel(self, index: int, rank: int) -> tuple[int, int, int]:
-        """Return image, row and column of the class pixel of this rank in reading order over all images."""
-        number = int(np.searchsorted(self._class_pixels[index], rank, side="right"))
-        rank -= int(self._class_pixels[index][number - 1]) if number else 0
-        rows = self._class_rows[index][number]
-        row = int(np.searchsorted(rows, rank, side="right"))
-        rank -= int(rows[row - 1]) if row else 0
-        return number, row, int(np.flatnonzero(self.masks[number][row] == index)[rank])
 
     def _free(self, size: int) -> int:
         return max(size - self.patch_px, 0) + 1
@@ -130,6 +177,11 @@ class PatchSource:
 
     def _clamp(self, start: int, size: int) -> int:
         return min(max(start, 0), size - self.patch_px) if size >= self.patch_px else self._centred(size)
+
+
+def cut(image: Image | Target, box: Box) -> NDArray[np.uint8]:
+    """Return the pixels of a box of an array, or of what is read by region, mirrored where it leaves the image."""
+    return cut_mirrored(image, box) if isinstance(image, np.ndarray) else image.cut(box)
 
 
 def cut_mirrored(array: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
@@ -145,3 +197,56 @@ def cut_mirrored(array: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     part = array[top : rows.max() + 1, left : columns.max() + 1]
     mirrored: NDArray[np.uint8] = part.take(rows - top, axis=0).take(columns - left, axis=1)
     return mirrored
+
+
+def objects_of(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return ids of the connected regions (4 neighbours) of each foreground class, int32 (H, W), 0 elsewhere.
+
+    Regions of different classes that touch have different ids; pixels that are not labelled have none.
+    """
+    labels = np.zeros(mask.shape, np.int32)
+    found = 0
+    for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE]).tolist():
+        if index:
+            count, regions = cv2.connectedComponents((mask == index).astype(np.uint8), connectivity=4)
+            labels += np.where(regions > 0, regions.astype(np.int32) + found, 0)
+            found += count - 1
+    return labels
+
+
+def object_boxes(labels: NDArray[np.integer], mask: NDArray[np.uint8] | None = None) -> ObjectBoxes:
+    """Return the bounding boxes of the objects of a label image.
+
+    Parameters
+    ----------
+    labels
+        (H, W) ids, 0 and below: none; e.g. of a labels file, or of `objects_of`.
+    mask
+        Class indices, (H, W) uint8: an object has the class that most of its pixels have. None: all are class 1.
+
+    Returns
+    -------
+    boxes
+        (N, 5) top row, left column, height, width, class index; objects without a labelled class are left out.
+    """
+    ids = np.maximum(labels, 0)
+    if ids.max(initial=0) > ids.size:  # ids that are no counts: `find_objects` makes a list as long as the largest
+        ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape) + (0 if (ids == 0).any() else 1)
+    rows = []
+    for number, place in enumerate(ndimage.find_objects(ids), start=1):
+        if place is not None:
+            index = 1
+            if mask is not None:
+                counts = np.bincount(mask[place][ids[place] == number], minlength=256)[:IGNORE]
+                index = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
+            if index:
+                top, left = place[0].start, place[1].start
+                rows.append((top, left, place[0].stop - top, place[1].stop - left, index))
+    return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def _by_class(objects: Sequence[ObjectBoxes], num_classes: int) -> list[NDArray[np.int64]]:
+    """Return, for each class, (N, 6) image number and box of its objects."""
+    tables = [np.insert(boxes, 0, number, axis=1) for number, boxes in enumerate(objects)]
+    table = np.concatenate(tables) if tables else np.zeros((0, 6), np.int64)
+    return [table[table[:, 5] == index] for index in range(num_classes)]

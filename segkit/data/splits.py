@@ -51,6 +51,51 @@ def assign_splits(dataset: Dataset, *, val_fraction: float, test_fraction: float
     return _draw(dataset, dataset.of_split("train"), val_fraction, 0.0, seed, "completed (val out of train)")
 
 
+def assign_fold(dataset: Dataset, *, folds: int, fold: int, seed: int) -> Dataset:
+    """Return the data set with one part of `folds` for validation and the rest for training; the test set stays.
+
+    Units (groups; an image without one is its own) are divided by their number of images: the largest first, each to
+    the part with the fewest images, units of equal size in an order drawn from the seed.
+
+    Parameters
+    ----------
+    dataset
+        As `assign_splits` returns it.
+    folds, fold
+        Number of parts, and which one validates, from 1 on.
+    seed
+        The same seed, units and number of parts give the same parts.
+
+    Raises
+    ------
+    InputError
+        There are fewer units than parts.
+    """
+    sizes: dict[tuple[str, str], int] = {}
+    for item in (one for one in dataset.items if one.split != "test"):
+        sizes[_unit(item)] = sizes.get(_unit(item), 0) + 1
+    if len(sizes) < folds:
+        raise InputError(
+            f"{dataset.root}: {folds} folds need as many images (or groups) that are not for testing, and there are "
+            f"{len(sizes)}. Give fewer folds, or more images."
+        )
+    units = sorted(sizes)
+    shuffled = [units[index] for index in np.random.default_rng(seed).permutation(len(units))]
+    counts = [0] * folds
+    part_of = {}
+    for unit in sorted(shuffled, key=lambda one: -sizes[one]):
+        smallest = counts.index(min(counts))
+        part_of[unit] = smallest + 1
+        counts[smallest] += sizes[unit]
+    items = tuple(
+        item if item.split == "test" else replace(item, split="val" if part_of[_unit(item)] == fold else "train")
+        for item in dataset.items
+    )
+    result = replace(dataset, items=items)
+    shown = ", ".join(f"{count} {split}" for split, count in count_splits(result).items() if count)
+    return replace(result, notes=(*dataset.notes, f"fold {fold} of {folds} with seed {seed}: {shown} images."))
+
+
 def count_splits(dataset: Dataset) -> dict[Split, int]:
     """Return the number of images of each split."""
     return {split: len(dataset.of_split(split)) for split in ("train", "val", "test")}

@@ -1,8 +1,7 @@
 """Haematoxylin and eosin made stronger and weaker: what differs most between laboratories."""
 
-from typing import Any, Final
+from typing import Final
 
-import albumentations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +13,20 @@ STAINS: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0
 DENSITY: Final = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 
 
-class StainJitter(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
-    """Multiply the amount of each stain in a colour image by its own factor, drawn from 1 - s .. 1 + s.
-
-    Tellez et al., IEEE Trans Med Imaging 37 (2018), without their shifts, which would tint the glass.
+def stain_matrix(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the 3 x 3 matrix that takes a pixel's optical densities (a column) to those with its stains multiplied.
 
     Parameters
     ----------
-    strength
-        s, 0 <= s < 1.
+    factors
+        (3,): of haematoxylin, eosin and the third stain.
     """
-
-    def __init__(self, strength: float) -> None:
-        super().__init__(p=1)
-        self.strength = strength
-
-    def get_params(self) -> dict[str, Any]:
-        """Draw the factors of one sample."""
-        draw = self.random_generator.uniform(1 - self.strength, 1 + self.strength, len(STAINS))
-        return {"factors": draw}
-
-    def apply(self, img: NDArray[np.uint8], factors: NDArray[np.float64], **_: Any) -> NDArray[np.uint8]:
-        """Return the image with its stains multiplied."""
-        return scale_stains(img, factors)
+    change: NDArray[np.float64] = (np.linalg.inv(STAINS) @ np.diag(factors) @ STAINS).T
+    return change
 
 
 def scale_stains(image_HWC: NDArray[np.uint8], factors: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return a uint8 colour image whose three stains are multiplied by `factors` (Beer-Lambert law)."""
-    change = np.linalg.inv(STAINS) @ np.diag(factors) @ STAINS
-    density = cv2.transform(DENSITY[image_HWC], change.T.astype(np.float32))
+    density = cv2.transform(DENSITY[image_HWC], stain_matrix(factors).astype(np.float32))
     pixels: NDArray[np.uint8] = np.clip(255 * cv2.exp(-density) + 0.5, 0, 255).astype(np.uint8)
     return pixels

@@ -1,6 +1,5 @@
 """Write a report of pixel metrics as JSON (everything), CSV (per image and class) and Markdown (to read)."""
 
-import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from segkit.evaluation.estimates import format_value
 from segkit.evaluation.markdown import cell, table
 from segkit.evaluation.tables import PixelReport
 from segkit.files import write_csv, write_json, write_text
+from segkit.versions import version_of
 
 _AGGREGATES = MappingProxyType(
     {
@@ -57,7 +57,7 @@ def as_csv_rows(report: PixelReport) -> list[dict[str, Any]]:
 def as_json(report: PixelReport) -> dict[str, Any]:
     """Return the content of metrics.json: summaries with intervals, how they were made and what they mean."""
     return {
-        "segkit": importlib.metadata.version("segkit"),
+        "segkit": version_of("segkit"),
         "num_images": len(report.images),
         "headline": {"metric": "dice", "of": "foreground", "how": "pooled", **asdict(report.headline)},
         "foreground": asdict(report.foreground),

@@ -1,6 +1,5 @@
 """Write a report of point metrics as JSON (everything), CSV (per image and class; curves) and Markdown (to read)."""
 
-import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from segkit.evaluation.point_curves import Froc
 from segkit.evaluation.point_tables import METRICS, PointReport, PointRow, PointSummary
 from segkit.evaluation.points import PointCounts
 from segkit.files import write_csv, write_json, write_text
+from segkit.versions import version_of
 
 CSV_COLUMNS = ("image", "group", "class", "tp", "fp", "fn", "hard_negative_hits", "precision", "recall", "f1")
 """Columns of metrics.csv."""
@@ -73,7 +73,7 @@ def as_curve_rows(report: PointReport) -> list[dict[str, Any]]:
 def as_json(report: PointReport) -> dict[str, Any]:
     """Return the content of metrics.json: counts and metrics with intervals, how they were made and what they mean."""
     return {
-        "segkit": importlib.metadata.version("segkit"),
+        "segkit": version_of("segkit"),
         "num_images": len(report.images),
         "radius_px": report.radius_px,
         "radius_um": None if report.radius_um is None else number(report.radius_um),

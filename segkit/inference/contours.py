@@ -196,6 +196,83 @@ def tidied(chains: Chains) -> Chains:
     return Chains(chains.owner, length, chains.closed, points[position])
 
 
+def without_slits(rings: Chains) -> Chains:
+    """Return rings without what they run along twice, there and back; the same ones where there is no such thing.
+
+    Where pieces that touch turn out to be one area, its outline runs between them. What is left of a ring that was
+    nothing else is left out.
+    """
+    points, first, last = rings.points, rings.first, rings.first + rings.length - 1
+    direction = np.empty_like(points)
+    direction[:-1] = np.sign(points[1:] - points[:-1])
+    direction[last] = np.sign(points[first] - points[last])
+    arriving = np.empty_like(points)
+    arriving[1:] = direction[:-1]
+    arriving[first] = direction[last]
+    turns_back = np.flatnonzero((direction == -arriving).all(axis=1))
+    if not len(turns_back):
+        return rings
+    has_slit = np.zeros(len(first), bool)
+    has_slit[np.searchsorted(first, turns_back, side="right") - 1] = True
+    cut = []
+    for number in np.flatnonzero(has_slit):
+        line = _without_way_back(_step_by_step(points[first[number] : last[number] + 1]))
+        if len(line) > 2:
+            cut.append((rings.owner[number], np.array(line, points.dtype)))
+    whole = rings.take(np.flatnonzero(~has_slit))
+    return tidied(
+        Chains(
+            np.append(whole.owner, np.array([owner for owner, _ in cut], whole.owner.dtype)),
+            np.append(whole.length, np.array([len(line) for _, line in cut], np.intp)),
+            np.ones(len(whole.owner) + len(cut), bool),
+            np.concatenate([whole.points, *(line for _, line in cut)]),
+        )
+    )
+
+
+def _step_by_step(points: NDArray[Any]) -> list[tuple[int, ...]]:
+    """Return a ring's corners and all points of the half-pixel lattice between them."""
+    steps = np.roll(points, -1, axis=0) - points
+    count = np.abs(steps).max(axis=1).astype(np.intp)
+    along = ranges(np.zeros_like(count), count)[:, None]
+    return list(
+        map(tuple, (np.repeat(points, count, axis=0) + along * np.repeat(np.sign(steps), count, axis=0)).tolist())
+    )
+
+
+def _without_way_back(ring: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    kept: list[tuple[int, ...]] = []
+    for point in ring:
+        if len(kept) > 1 and kept[-2] == point:
+            kept.pop()
+        else:
+            kept.append(point)
+    # The ring may begin within a slit.
+    start = 0
+    while len(kept) - start > 2:
+        if kept[start + 1] == kept[-1]:
+            start += 1
+            kept.pop()
+        elif kept[start] == kept[-2]:
+            del kept[-2:]
+        else:
+            break
+    return kept[start:]
+
+
+def count_segments(rings: Chains, number: int) -> NDArray[np.int64]:
+    """Return of how many straight (1 px) and diagonal (sqrt(1/2) px) segments the rings of each owner are, (n, 2)."""
+    first = rings.first
+    following = np.arange(1, len(rings.points) + 1)
+    following[first + rings.length - 1] = first
+    steps = np.abs(rings.points[following] - rings.points).astype(np.int64)
+    is_diagonal = (steps > 0).all(axis=1)
+    owner = np.repeat(rings.owner, rings.length)
+    counts = np.zeros((number, 2), np.int64)
+    np.add.at(counts, (owner, is_diagonal.astype(np.intp)), np.where(is_diagonal, steps[:, 0], steps.max(axis=1) // 2))
+    return counts
+
+
 def ring_order(rings: Chains) -> NDArray[np.intp]:
     """Return the order of rings by owner, then by their first point: an area's outline comes before its holes."""
     start = rings.points[rings.first]

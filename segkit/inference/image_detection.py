@@ -1,20 +1,36 @@
 """Detections in an image in memory, as those in a slide."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.config import length_px
 from segkit.inference.detect import DetectorSettings, MapGrid, detect
-from segkit.inference.pipeline import predict_image
+from segkit.inference.pipeline import TilePredictor, predict_image
 from segkit.inference.sources import ArrayImage, with_channels
-from segkit.inference.window import WindowPredictor
-from segkit.models.model_file import DetectionSpec
+from segkit.models.model_file import DetectionSpec, ModelSpec
 from segkit.points import Detections
 
 LOWEST_SCORE = 0.02
 """Detections below this are not looked at, when curves over all thresholds are drawn."""
+
+
+class ScorePredictor(TilePredictor, Protocol):
+    """What finds points: `WindowPredictor` or `HeatPredictor`; its only layer are scores, uint16 (h, w, K).
+
+    `stride` is the number of pixels from one map pixel to the next, in both directions.
+    """
+
+    spec: ModelSpec
+    stride: int
+
+
+def averaged_detection(specs: Sequence[DetectionSpec]) -> DetectionSpec:
+    """Return how points are found with several models together: thresholds are averaged, the rest is the first's."""
+    thresholds = [sum(values) / len(specs) for values in zip(*(spec.thresholds for spec in specs), strict=True)]
+    return specs[0].model_copy(update={"thresholds": thresholds})
 
 
 def detector_settings(
@@ -34,7 +50,7 @@ def detector_settings(
     )
 
 
-def score_image(image_HWC: NDArray[np.uint8], predictor: WindowPredictor) -> NDArray[np.uint16]:
+def score_image(image_HWC: NDArray[np.uint8], predictor: ScorePredictor) -> NDArray[np.uint16]:
     """Return the score map, uint16 (h, w, K), of an image, uint8 (H, W, C), by the same tiles as a slide's."""
     source = ArrayImage(with_channels(image_HWC, predictor.spec.arguments.in_channels))
     scores: NDArray[np.uint16] = predict_image(source, predictor)[0]
@@ -43,7 +59,7 @@ def score_image(image_HWC: NDArray[np.uint8], predictor: WindowPredictor) -> NDA
 
 def detect_in_image(
     image_HWC: NDArray[np.uint8],
-    predictor: WindowPredictor,
+    predictor: ScorePredictor,
     detection: DetectionSpec,
     *,
     mpp: float | None,

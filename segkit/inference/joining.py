@@ -12,7 +12,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from segkit.geometry import BLOCK_PX
-from segkit.inference.contours import Chains, Segments, find_segments, join, ranges, ring_order
+from segkit.inference.contours import (
+    Chains,
+    Segments,
+    count_segments,
+    find_segments,
+    join,
+    ranges,
+    ring_order,
+    without_slits,
+)
 
 _DIAGONAL = math.sqrt(0.5)
 _POINTS_AT_ONCE = 2**16  # that become coordinates of polygons
@@ -23,7 +32,9 @@ Numbers = NDArray[np.int64]
 
 @dataclass(slots=True, kw_only=True)
 class MapObject:
-    """A connected component (4-neighbourhood) of one class; lengths in pixels of the map, pixel centres at + 0.5.
+    """An object of one class; lengths in pixels of the map, pixel centres at + 0.5.
+
+    It is a connected component (4-neighbourhood) of its class, or an instance, which others of its class may touch.
 
     Attributes
     ----------
@@ -53,7 +64,7 @@ class MapObject:
 
 
 class _Pieces(NamedTuple):
-    """Objects, or pieces of them: class uint8 (n,), sums int64 (n, 4), segments int64 (n, 2) as in a block."""
+    """Objects, or pieces of them: class uint8 (n,), sums int64 (n, S), segments int64 (n, 2) as in a block."""
 
     classes: NDArray[np.uint8]
     sums: Numbers
@@ -79,6 +90,11 @@ class ObjectJoiner:
         Called with each object.
     block_px
         Side of the blocks, which are cut at the right and bottom border of the map.
+    instances
+        Blocks are those of `instance_pieces.trace_instances`, which say what goes on beyond their right and bottom
+        borders, and not of `pieces.trace_block`, whose pieces go on in all neighbours of their class.
+    min_area_px
+        Smaller objects are not passed on.
     """
 
     def __init__(
@@ -89,18 +105,24 @@ class ObjectJoiner:
         on_object: Callable[[MapObject], None],
         *,
         block_px: int = BLOCK_PX,
+        instances: bool = False,
+        min_area_px: int = 0,
     ) -> None:
         self._height, self._width, self._num_classes, self._on_object = height, width, num_classes, on_object
-        self._block_px, self._top = block_px, 0
-        self._open = _Pieces(np.empty(0, np.uint8), np.empty((0, 4), np.int64), np.empty((0, 2), np.int64))
+        self._block_px, self._top, self._instances, self._min_area_px = block_px, 0, instances, min_area_px
+        # Instances have the number of pixels of each class behind the other sums.
+        num_sums = 4 + num_classes * instances
+        self._open = _Pieces(np.empty(0, np.uint8), np.empty((0, num_sums), np.int64), np.empty((0, 2), np.int64))
         # The outlines of the open objects: rings, and chains with the number of the one that follows each, or -1.
         self._rings, self._chains = _no_chains(), _no_chains()
         self._following = np.empty(0, np.int64)
         # The lowest row so far, with a pixel of background at both ends: numbers of open objects from 1.
         self._line = np.zeros(width + 2, np.int64)
+        # Of instances, whether these go on below.
+        self._goes_on = np.zeros(width + 2, bool)
 
     def add_row(self, blocks: Sequence[Block | None]) -> None:
-        """Take the next row of blocks, left to right, as `pieces.trace_block` makes them; None has no objects.
+        """Take the next row of blocks, left to right; None has no objects.
 
         Raises
         ------
@@ -115,6 +137,8 @@ class ObjectJoiner:
         lines = np.zeros((2, self._width + 2), np.int64)
         # The outermost columns of all blocks, with one of background at both ends: each two are a seam.
         columns = np.zeros((height, 2 * len(blocks) + 2), np.int64)
+        # Of instances, whether they go on below and beyond the right border.
+        below, beyond = np.zeros(self._width + 2, bool), np.zeros((height, len(blocks) + 1), bool)
         pieces, outlines, count = [self._open], [_no_chains()], len(self._open.classes)
         for number, (left, block) in enumerate(zip(lefts, blocks, strict=True)):
             if block is None:
@@ -128,6 +152,8 @@ class ObjectJoiner:
             borders = (lines[0, across], lines[1, across], columns[:, 2 * number + 1], columns[:, 2 * number + 2])
             for border, name in zip(borders, ("top", "bottom", "left", "right"), strict=True):
                 border[:] = np.where(block[name] > 0, block[name] + np.int64(count), 0)
+            if self._instances:
+                below[across], beyond[:, number + 1] = block["goes_below"], block["goes_right"]
             num_open = max(int(block[name].max()) for name in ("top", "bottom", "left", "right"))
             all_pieces, all_chains = _placed(block, self._top, left)
             of_open, of_finished = _split(all_chains, num_open)
@@ -136,8 +162,9 @@ class ObjectJoiner:
             outlines.append(of_open._replace(owner=of_open.owner + count))
             count += num_open
         all_pieces = _Pieces(*map(np.concatenate, zip(*pieces, strict=True)))
-        self._pass_on(*self._advance(lines, columns, all_pieces, _together(outlines)))
-        self._top += height
+        goes_on = np.concatenate([self._goes_on, beyond.ravel()])
+        self._pass_on(*self._advance(lines, columns, goes_on, all_pieces, _together(outlines)))
+        self._top, self._goes_on = self._top + height, below
 
     def finish(self) -> None:
         """Pass on the objects that touch the bottom border.
@@ -150,16 +177,23 @@ class ObjectJoiner:
         if self._top != self._height:
             raise ValueError(f"{self._top} of {self._height} rows of the map are there")
         lines = np.zeros((2, self._width + 2), np.int64)
-        self._pass_on(*self._advance(lines, np.zeros((0, 2), np.int64), self._open, _no_chains()))
+        self._pass_on(*self._advance(lines, np.zeros((0, 2), np.int64), self._goes_on, self._open, _no_chains()))
 
-    def _advance(self, lines: Numbers, columns: Numbers, pieces: _Pieces, outlines: Chains) -> tuple[_Pieces, Chains]:
+    def _advance(
+        self, lines: Numbers, columns: Numbers, goes_on: NDArray[np.bool_], pieces: _Pieces, outlines: Chains
+    ) -> tuple[_Pieces, Chains]:
         """Join the open objects to the pieces of a row of blocks, and these to each other; return what has ended.
 
         Pieces, `self._open` first, are numbered from 1 on in the row's top and bottom line and its columns;
-        `outlines` are those of the row's pieces.
+        `outlines` are those of the row's pieces. `goes_on` tells for each two pixels on both sides of a border, above
+        the row, then between its blocks, whether an instance lies on both.
         """
         seam = np.stack([self._line, lines[0]])
-        object_of = _unite(pieces.classes, np.concatenate([seam.T, columns.reshape(-1, 2)]))
+        pairs = np.concatenate([seam.T, columns.reshape(-1, 2)])
+        if not self._instances:
+            class_of = np.append(np.uint8(0), pieces.classes)
+            goes_on = class_of[pairs[:, 0]] == class_of[pairs[:, 1]]
+        object_of = _unite(len(pieces.classes), pairs[goes_on & (pairs > 0).all(axis=1)] - 1)
         number = np.append(0, object_of + 1)
         segments = _between_blocks(number[seam], number[columns], self._top, self._width, self._block_px)
         owner = segments.values - 1
@@ -172,11 +206,11 @@ class ObjectJoiner:
         )
         # What is new is joined as far as it goes, so that fewer and longer chains wait for their objects to end.
         new = _together([outlines.take(np.flatnonzero(~outlines.closed)), between])
-        new = join(new, self._link(new, np.full(len(new.owner), -1), objects.classes))
+        new = join(new, self._link(new, np.full(len(new.owner), -1)))
         rings = _together([old_rings, *(one.take(np.flatnonzero(one.closed)) for one in (outlines, new))])
         chains = _together([old_chains, new.take(np.flatnonzero(~new.closed))])
         following = np.append(self._following, np.full(len(chains.owner) - len(old_chains.owner), -1))
-        following = self._link(chains, following, objects.classes)
+        following = self._link(chains, following)
 
         is_open = np.zeros(len(objects.classes) + 1, bool)
         is_open[number[lines[1]]] = True
@@ -188,7 +222,7 @@ class ObjectJoiner:
         closed = join(_of_objects(chains, ~is_open), _renumbered(following, ~is_open[chains.owner]))
         return objects.take(~is_open), _together([_of_objects(rings, ~is_open), closed])
 
-    def _link(self, chains: Chains, following: Numbers, classes: NDArray[np.uint8]) -> Numbers:
+    def _link(self, chains: Chains, following: Numbers) -> Numbers:
         """Return `following` with the open ends linked to the chains that begin where they end, if these are there."""
         is_end = following < 0
         is_start = np.ones(len(following), bool)
@@ -196,10 +230,9 @@ class ObjectJoiner:
         first = chains.first
         keys = []
         for chosen, position in ((is_start, first), (is_end, first + chains.length - 1)):
-            # One number for class, y and x. Two classes can meet in a point, but outlines of one class cannot.
+            # One number for object, y and x: outlines of two objects can meet in a point.
             y, x = chains.points[position[chosen]].astype(np.int64).T + 1
-            index = classes[chains.owner[chosen]].astype(np.int64)
-            keys.append((index * (2 * self._height + 2) + y) * (2 * self._width + 2) + x)
+            keys.append((chains.owner[chosen] * (2 * self._height + 2) + y) * (2 * self._width + 2) + x)
         starts, ends = keys
         order = np.argsort(starts)
         place = np.searchsorted(starts, ends, sorter=order)
@@ -211,9 +244,19 @@ class ObjectJoiner:
 
     def _pass_on(self, pieces: _Pieces, rings: Chains) -> None:
         """Pass on finished objects."""
-        area, y, x, foreground = pieces.sums.T
+        if self._min_area_px > 0:
+            large = pieces.sums[:, 0] >= self._min_area_px
+            pieces, rings = pieces.take(large), _of_objects(rings, large)
+        classes = pieces.classes
+        if self._instances:
+            # An instance is of the class that most of its pixels are of, the first of several; background is none.
+            classes = 1 + pieces.sums[:, 5:].argmax(axis=1).astype(np.uint8)
+            cut = without_slits(rings)
+            if cut is not rings:
+                rings, pieces = cut, pieces._replace(segments=count_segments(cut, len(classes)))
+        area, y, x, foreground = pieces.sums[:, :4].T
         columns = (
-            pieces.classes,
+            classes,
             np.bincount(rings.owner, minlength=len(area)),
             area,
             y / area + 0.5,
@@ -299,15 +342,12 @@ def _renumbered(following: Numbers, chosen: NDArray[np.bool_]) -> Numbers:
     return number[following[chosen]]
 
 
-def _unite(classes: NDArray[np.uint8], pairs: Numbers) -> Numbers:
-    """Return each piece's object; `pairs` (n, 2) are neighbours, numbered from 1, 0 for the background."""
-    class_of = np.append(np.uint8(0), classes)
-    a, b = pairs.T
-    same = (class_of[a] == class_of[b]) & (a > 0)
-    edges = np.unique(pairs[same] - 1, axis=0)
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(classes), len(classes)))
+def _unite(count: int, pairs: Numbers) -> Numbers:
+    """Return each piece's object; `pairs` (n, 2) are those that go together."""
+    edges = np.unique(pairs, axis=0)
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     # They are numbered in the order of their first pieces.
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64) if len(classes) else np.empty(0, int)
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64) if count else np.empty(0, int)
 
 
 def _between_blocks(seam: Numbers, columns: Numbers, top: int, width: int, block_px: int) -> Segments:
@@ -330,7 +370,7 @@ def _add_up(pieces: _Pieces, object_of: Numbers, owner: Numbers, diagonal: NDArr
     count = int(object_of.max(initial=-1)) + 1
     classes = np.zeros(count, np.uint8)
     classes[object_of] = pieces.classes
-    sums, segments = np.zeros((count, 4), np.int64), np.zeros((count, 2), np.int64)
+    sums, segments = np.zeros((count, pieces.sums.shape[1]), np.int64), np.zeros((count, 2), np.int64)
     np.add.at(sums, object_of, pieces.sums)
     np.add.at(segments, object_of, pieces.segments)
     np.add.at(segments, (owner, diagonal.astype(np.intp)), 1)

@@ -1,4 +1,4 @@
-"""U-Nets as the pipeline sees them: batches of uint8 pixels in, class ids and probabilities out."""
+"""U-Nets as the pipeline sees them: batches of uint8 pixels in, class ids, probabilities and distances out."""
 
 import copy
 import functools
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segkit.errors import UsageError
 from segkit.geometry import TileGrid
 from segkit.inference.averaging import require_alike, softmax_over_classes
 from segkit.inference.submission import Crop, Submitter, full_float32
@@ -41,6 +42,35 @@ class FinePrediction(NamedTuple):
     probability: NDArray[np.float16]
 
 
+class InstancePrediction(NamedTuple):
+    """What networks for instances say of one tile: a `Prediction` and `distance` (H, W) uint8.
+
+    `distance` is how far inside its object a pixel lies: 255 in the middle, 0 at the border and outside.
+    """
+
+    mask: NDArray[np.uint8]
+    foreground: NDArray[np.uint8]
+    distance: NDArray[np.uint8]
+
+
+class FineInstancePrediction(NamedTuple):
+    """The same with a fourth layer: `probability` (H, W) float16, that of not being background, 0..1."""
+
+    mask: NDArray[np.uint8]
+    foreground: NDArray[np.uint8]
+    distance: NDArray[np.uint8]
+    probability: NDArray[np.float16]
+
+
+AnyPrediction = Prediction | FinePrediction | InstancePrediction | FineInstancePrediction
+_KINDS: dict[tuple[bool, bool], type[AnyPrediction]] = {
+    (False, False): Prediction,
+    (False, True): FinePrediction,
+    (True, False): InstancePrediction,
+    (True, True): FineInstancePrediction,
+}
+
+
 class Predictor:
     """One U-Net in its inference form, or several whose probabilities are averaged, on their device.
 
@@ -51,9 +81,9 @@ class Predictor:
     device, precision
         Where and in which number format they compute.
     dihedral
-        Average the class probabilities over the 8 flips and quarter turns of the input.
+        Average class probabilities and distances over the 8 flips and quarter turns of the input.
     float16
-        Give the foreground's probability as float16 too: predictions are `FinePrediction`.
+        Give the foreground's probability as float16 too: a last layer of the predictions.
     inexact
         Take networks with norms over pixels too, for which no halo makes tiles equal the whole image.
 
@@ -61,6 +91,8 @@ class Predictor:
     ----------
     grid
         How tiles are laid, so that all networks are exact.
+    has_distance
+        Whether they are for instances: predictions have the layer `distance`.
 
     Raises
     ------
@@ -81,17 +113,19 @@ class Predictor:
         inexact: bool = False,
     ) -> None:
         require_alike([spec for _, spec in networks])
+        tasks = sorted({spec.task for _, spec in networks})
+        if len(tasks) > 1:
+            raise UsageError(f"models whose maps are averaged need the same task: {' and '.join(tasks)} were given.")
         self.spec = networks[0][1]
         self.device, self.precision, self.dihedral, self.float16 = device, precision, dihedral, float16
+        self.has_distance = self.spec.task == "instance"
         self._members = [
             _Member(network, spec, tile_grid(network, inexact=inexact), device, precision) for network, spec in networks
         ]
         self.grid: TileGrid = common_grid([member.grid for member in self._members])
         self._submitter = Submitter(self.layers, device)
 
-    def submit(
-        self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]
-    ) -> Callable[[], list[Prediction | FinePrediction]]:
+    def submit(self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]) -> Callable[[], list[AnyPrediction]]:
         """Start the prediction of a batch and return the function that waits for it.
 
         On a CPU all is done on return. On CUDA copies and computation are only queued; a few batches can be under
@@ -110,10 +144,10 @@ class Predictor:
             A single image is too large for the device's memory.
         """
         result = self._submitter.submit(images_BHWC, crops)
-        kind = FinePrediction if self.float16 else Prediction
+        kind = _KINDS[self.has_distance, self.float16]
         return lambda: [kind(*layers) for layers in result()]
 
-    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]) -> list[Prediction | FinePrediction]:
+    def predict(self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]) -> list[AnyPrediction]:
         """Return the prediction of each image of a batch, cropped to its core: `submit`, and wait."""
         return self.submit(images_BHWC, crops)()
 
@@ -140,15 +174,29 @@ class Predictor:
         y, x = ((min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in zip(*bounds, strict=True))
         probabilities = self._average(pixels_BCHW, y, x)
         return [
-            _quantised(one[:, rows[0] - y[0] : rows[1] - y[0], columns[0] - x[0] : columns[1] - x[0]], self.float16)
+            self._quantised(one[:, rows[0] - y[0] : rows[1] - y[0], columns[0] - x[0] : columns[1] - x[0]])
             for one, (rows, columns) in zip(probabilities, bounds, strict=True)
         ]
 
     @torch.inference_mode()
     def probabilities(self, images_BHWC: NDArray[np.uint8], crop: Crop) -> Tensor:
-        """Return class probabilities, float32 (B, classes, h, w), of the cropped output, on the device."""
+        """Return class probabilities, float32 (B, classes, h, w), of the cropped output, on the device.
+
+        With `has_distance` there is one more map behind those of the classes: the distance, 0..1.
+        """
         pixels = torch.from_numpy(images_BHWC).to(self.device).permute(0, 3, 1, 2)
         return self._average(pixels, *self._bounds(pixels, crop))
+
+    def _quantised(self, maps_CHW: Tensor) -> tuple[Tensor, ...]:
+        """Return the layers of a prediction."""
+        mask = maps_CHW[: self.spec.arguments.num_classes].argmax(dim=0).to(torch.uint8)
+        probability = 1 - maps_CHW[0]
+        layers = [mask, (probability * 255).round().to(torch.uint8)]
+        if self.has_distance:
+            layers.append((maps_CHW[-1] * 255).round().to(torch.uint8))
+        if self.float16:
+            layers.append(probability.to(torch.float16))
+        return tuple(layers)
 
     def _bounds(self, pixels_BCHW: Tensor, crop: Crop) -> tuple[Span, Span]:
         """Return the rows and columns of a crop, counted in the image instead of the output."""
@@ -185,6 +233,7 @@ class _Member:
         self._network = inference_form(network, device, precision)
         # Norms over pixels have to see all that a tile has, and not what a trimmed decoder leaves of it.
         self._trims = not mixing_norms(network)
+        self._num_classes = spec.arguments.num_classes
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         # (v / 255 - mean) / std as one multiplication and one addition.
         std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
@@ -204,10 +253,10 @@ class _Member:
         return start, start + self.grid.legal_size(max(core[1] - core[0] + 2 * self.grid.halo, self.grid.smallest))
 
     def probabilities(self, pixels_BCHW: Tensor, rows: Span, columns: Span, *, dihedral: bool) -> Tensor:
-        """Return class probabilities, float32 (B, classes, h, w), of some rows and columns."""
+        """Return class probabilities and what other maps there are, float32 (B, maps, h, w), of rows and columns."""
         images = (pixels_BCHW * self._scale + self._shift).to(self._dtype)
         if not dihedral:
-            return self._softmax(images, rows, columns)
+            return self._maps(images, rows, columns)
         total = torch.zeros((), device=images.device)
         for turns in range(4):
             for mirrored in (False, True):
@@ -217,20 +266,17 @@ class _Member:
                 for _ in range(turns):
                     y, x = (variant.shape[-1] - x[1], variant.shape[-1] - x[0]), y
                     variant = torch.rot90(variant, 1, (-2, -1))
-                output = torch.rot90(self._softmax(variant, y, x), -turns, (-2, -1))
+                output = torch.rot90(self._maps(variant, y, x), -turns, (-2, -1))
                 total = total + (output.flip(-1) if mirrored else output)
         return total / 8
 
-    def _softmax(self, images: Tensor, rows: Span, columns: Span) -> Tensor:
+    def _maps(self, images: Tensor, rows: Span, columns: Span) -> Tensor:
         margin = self.grid.margin
         core = slice(rows[0] - margin, rows[1] - margin), slice(columns[0] - margin, columns[1] - margin)
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self._network(images, core) if self._trims else self._network(images)[(..., *core)]
-        return softmax_over_classes(logits)
-
-
-def _quantised(probabilities_CHW: Tensor, float16: bool) -> tuple[Tensor, ...]:
-    mask = probabilities_CHW.argmax(dim=0).to(torch.uint8)
-    probability = 1 - probabilities_CHW[0]
-    foreground = (probability * 255).round().to(torch.uint8)
-    return (mask, foreground, probability.to(torch.float16)) if float16 else (mask, foreground)
+        classes = softmax_over_classes(logits[:, : self._num_classes])
+        if logits.shape[1] == self._num_classes:
+            return classes
+        # Not torch.sigmoid: see `softmax_over_classes`.
+        return torch.cat([classes, 1 / (1 + torch.exp(-logits[:, self._num_classes :].float()))], dim=1)

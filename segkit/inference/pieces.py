@@ -1,6 +1,6 @@
 """The connected components of one block of a map: objects where they end within it, pieces of objects where not."""
 
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -52,13 +52,71 @@ def trace_block(
     if len(counts) > num_classes:
         raise ValueError(f"the mask has class {len(counts) - 1}, and there are {num_classes} classes")
     labels = _label(mask, np.flatnonzero(counts[1:]) + 1)
-    classes, sums, number = _measure(mask, foreground, labels)
+    areas = measure(mask, foreground, labels)
+    return {"class": mask.ravel()[areas.first], "sums": areas.sums, **trace_outlines(mask, labels, areas)}
 
-    segments = find_segments(mask)
-    height, width = mask.shape
+
+class Areas(NamedTuple):
+    """The areas that a block is divided into, open ones first, each kind in the order of their first pixels.
+
+    Attributes
+    ----------
+    first
+        intp (n,), each one's first pixel, as an index into the flat block.
+    sums
+        int64 (n, 4): number of pixels, sums of their y, x and foreground.
+    number
+        int32, the areas' numbers, from 1, by label; 0 by label 0.
+    """
+
+    first: NDArray[np.intp]
+    sums: NDArray[np.int64]
+    number: NDArray[np.int32]
+
+
+def measure(values: NDArray[Any], foreground: NDArray[np.uint8], labels: NDArray[Any]) -> Areas:
+    """Return the areas of a block (h, w), labelled 1 .. n in whatever order; open ones have pixels on its border.
+
+    Works on runs: pixels of a row whose `values` are equal to their neighbours'. All pixels of a run have one label.
+    """
+    begins = np.ones(values.shape, bool)
+    np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
+    start = np.flatnonzero(begins)
+    length = np.diff(start, append=values.size)
+    probability = np.add.reduceat(foreground.ravel(), start, dtype=np.int64)
+    label = labels.ravel()[start]
+    is_inside = label > 0
+    start, length, probability, label = start[is_inside], length[is_inside], probability[is_inside], label[is_inside]
+    y, x = np.divmod(start, values.shape[1])
+
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    count = int(label.max(initial=0))
+    is_finished = np.ones(count + 1, bool)
+    is_finished[border] = False
+    # Of an index that occurs several times the last value stays: going backwards, the first run.
+    first = np.empty(count + 1, np.intp)
+    first[label[::-1]] = start[::-1]
+    order = np.lexsort((first[1:], is_finished[1:]))
+    number = np.zeros(count + 1, np.int32)
+    number[order + 1] = np.arange(1, count + 1, dtype=np.int32)
+
+    terms = (length, length * y, length * x + length * (length - 1) // 2, probability)
+    # Sums of whole numbers below 2^53 are exact.
+    sums = [np.bincount(number[label] - 1, weights=term, minlength=count) for term in terms]
+    return Areas(first[1:][order], np.stack(sums, axis=1).astype(np.int64).reshape(count, 4), number)
+
+
+def trace_outlines(values: NDArray[Any], labels: NDArray[Any], areas: Areas) -> dict[str, NDArray[np.generic]]:
+    """Return `segments`, chains, points and borders of a block's areas, as `trace_block` does.
+
+    Outlines lie where `values` differ, 0 being background; that is where labels do.
+    """
+    count_areas, number = len(areas.first), areas.number
+    segments = find_segments(values)
+    height, width = values.shape
     inside = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])[segments.enters]
     owner = number[labels[segments.y + inside[:, 0], segments.x + inside[:, 1]]] - 1
-    lengths = [np.bincount(owner[kind], minlength=len(classes)) for kind in (~segments.diagonal, segments.diagonal)]
+    lengths = [np.bincount(owner[kind], minlength=count_areas) for kind in (~segments.diagonal, segments.diagonal)]
 
     order, count, closed = follow(segments.following(height, width))
     first = np.cumsum(count) - count
@@ -74,8 +132,6 @@ def trace_block(
     chains = chains.take(ring_order(chains))
     border = {"top": labels[0], "bottom": labels[-1], "left": labels[:, 0], "right": labels[:, -1]}
     return {
-        "class": classes,
-        "sums": sums,
         "segments": np.stack(lengths, axis=1).astype(np.int32),
         "chain_owner": chains.owner.astype(np.int32),
         "chain_length": chains.length.astype(np.int32),
@@ -95,38 +151,3 @@ def _label(mask: NDArray[np.uint8], classes: NDArray[np.intp]) -> NDArray[np.int
         np.add(labels, numbers + count if count else numbers, out=labels, where=area)
         count += found - 1
     return labels
-
-
-def _measure(
-    mask: NDArray[np.uint8], foreground: NDArray[np.uint8], labels: NDArray[np.int32]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
-    """Return class and sums of each component as `trace_block` does, and their numbers, from 1, by label.
-
-    Works on runs: pixels of a row that are equal to their neighbours.
-    """
-    begins = np.ones(mask.shape, bool)
-    np.not_equal(mask[:, 1:], mask[:, :-1], out=begins[:, 1:])
-    start = np.flatnonzero(begins)
-    length = np.diff(start, append=mask.size)
-    probability = np.add.reduceat(foreground.ravel(), start, dtype=np.int64)
-    label = labels.ravel()[start]
-    is_inside = label > 0
-    start, length, probability, label = start[is_inside], length[is_inside], probability[is_inside], label[is_inside]
-    y, x = np.divmod(start, mask.shape[1])
-
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    count = int(label.max(initial=0))
-    is_finished = np.ones(count + 1, bool)
-    is_finished[border] = False
-    # Of an index that occurs several times the last value stays: going backwards, the first run.
-    first = np.empty(count + 1, np.intp)
-    first[label[::-1]] = start[::-1]
-    order = np.lexsort((first[1:], is_finished[1:]))
-    number = np.zeros(count + 1, np.int32)
-    number[order + 1] = np.arange(1, count + 1, dtype=np.int32)
-
-    terms = (length, length * y, length * x + length * (length - 1) // 2, probability)
-    # Sums of whole numbers below 2^53 are exact.
-    sums = [np.bincount(number[label] - 1, weights=term, minlength=count) for term in terms]
-    classes = mask.ravel()[first[1:]][order]
-    return classes, np.stack(sums, axis=1).astype(np.int64).reshape(count, 4), number

@@ -1,6 +1,7 @@
 """The form in which a trained network computes fastest, and where: device, number format, memory layout."""
 
 import copy
+import itertools
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segkit.errors import UsageError
+from segkit.models.encoders import attribute_pairs
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -60,15 +62,16 @@ def inference_form(network: nn.Module, device: torch.device, precision: Precisio
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each batch norm that follows a convolution in a Sequential into it, in place (in float64)."""
+    """Fold each batch norm that alone sees a convolution's output into that convolution, in place (in float64).
+
+    These are neighbours in a Sequential, and the pairs of torchvision's residual blocks, which hold them as attributes.
+    """
     for module in list(network.modules()):
-        if not isinstance(module, nn.Sequential):
-            continue
-        layers = list(module)
-        for number in range(len(layers) - 1):
-            convolution, norm = layers[number], layers[number + 1]
+        names = [name for name, _ in module.named_children()] if isinstance(module, nn.Sequential) else []
+        for first, second in [*itertools.pairwise(names), *attribute_pairs(module)]:
+            convolution, norm = module.get_submodule(first), module.get_submodule(second)
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 dtype = convolution.weight.dtype
-                module[number] = fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype)
-                module[number + 1] = nn.Identity()
+                setattr(module, first, fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype))
+                setattr(module, second, nn.Identity())
     return network

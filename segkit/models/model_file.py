@@ -22,27 +22,36 @@ from segkit.config import Length, Section
 from segkit.errors import ConfigError, ModelError
 from segkit.geometry import TileGrid
 from segkit.models import patch_cnn
+from segkit.models.activations import ActivationName
+from segkit.models.encoders import Encoder
 from segkit.models.patch_cnn import PatchCNN
 from segkit.models.receptive_field import tile_grid
-from segkit.models.unet import UNet
+from segkit.models.unet import Norm, UNet
 
 MODEL_NAME = "model.safetensors"
 METADATA_KEY = "segkit"
 
 
 class UNetArguments(Section):
-    """The arguments that build the network again; bounds keep a hostile file from asking for much memory."""
+    """The arguments that build the network again; bounds keep a hostile file from asking for much memory.
+
+    Fields with a default came later. It means what was there before, so that older files and their hashes hold.
+    """
 
     in_channels: Literal[1, 3]
-    num_classes: Annotated[int, Field(ge=2, le=255)]
+    num_classes: Annotated[int, Field(ge=1, le=255)]
     base_channels: Annotated[int, Field(ge=1, le=1024)]
     depth: Annotated[int, Field(ge=1, le=7)]
     form: Literal["modern", "paper"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    encoder: Encoder = "plain"
+    norm: Norm | None = None
+    activation: ActivationName = "relu"
+    extra_maps: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 class PatchCNNArguments(Section):
-    """Likewise for a patch CNN."""
+    """Likewise for a patch CNN; None for norm and activation is the form's own."""
 
     in_channels: Literal[1, 3]
     num_classes: Annotated[int, Field(ge=2, le=255)]
@@ -51,6 +60,8 @@ class PatchCNNArguments(Section):
     base_channels: Annotated[int, Field(ge=1, le=1024)]
     depth: Annotated[int, Field(ge=1, le=7)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    norm: Norm | None = None
+    activation: ActivationName | None = None
 
 
 class DetectionSpec(Section):
@@ -69,6 +80,21 @@ class DetectionSpec(Section):
     curves: list[list[tuple[float, float, float, float]]] = Field(default_factory=list)
 
 
+class InstanceSpec(Section):
+    """How the maps of a network for instances become objects.
+
+    A pixel is foreground if its probability of not being background is at least `foreground_threshold`, and seed of an
+    object if its object-normalised distance to the border (0..1) is at least `seed_threshold` too. Seeds grow over the
+    foreground by `grow_px` pixels at most; objects of fewer than `min_area_px` pixels are dropped. All were tuned on
+    the validation images, in pixels of the model's scale.
+    """
+
+    foreground_threshold: Annotated[float, Field(ge=0, le=1)]
+    seed_threshold: Annotated[float, Field(ge=0, le=1)]
+    min_area_px: Annotated[int, Field(ge=0, le=10**9)]
+    grow_px: Annotated[int, Field(ge=0, le=1024)]
+
+
 class ModelSpec(Section):
     """What a model is, beside its weights.
 
@@ -79,30 +105,47 @@ class ModelSpec(Section):
     format: Literal[1] = 1
     architecture: Literal["unet", "patch_cnn"] = "unet"
     arguments: UNetArguments | PatchCNNArguments
-    task: Literal["semantic", "points"] = "semantic"
+    task: Literal["semantic", "instance", "points"] = "semantic"
     classes: list[str]
     mpp: Annotated[float, Field(gt=0)] | None
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
     receptive_field: int
     detection: DetectionSpec | None = None
+    instances: InstanceSpec | None = None
     scores: dict[str, float | None]
     training: dict[str, Any]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        finds_points = self.architecture == "patch_cnn"
-        if finds_points != isinstance(self.arguments, PatchCNNArguments):
+        is_patch_cnn = isinstance(self.arguments, PatchCNNArguments)
+        if is_patch_cnn != (self.architecture == "patch_cnn"):
             raise ValueError(f"the arguments are not those of {self.architecture}")
-        if finds_points != (self.task == "points") or finds_points != (self.detection is not None):
+        if (self.task == "points") != (self.detection is not None):
+            raise ValueError("points and how they are detected go together")
+        if (self.task == "instance") != (self.instances is not None):
+            raise ValueError("instances and how they are told apart go together")
+        if is_patch_cnn and self.task != "points":
             raise ValueError("a patch CNN, points and how they are detected go together")
         if self.detection is not None and len(self.detection.thresholds) != len(self.classes) - 1:
             raise ValueError(f"{len(self.detection.thresholds)} thresholds for {len(self.classes) - 1} classes")
-        if len(self.classes) != self.arguments.num_classes:
-            raise ValueError(f"{len(self.classes)} class names for {self.arguments.num_classes} outputs")
+        if len(self.classes) < 2:
+            raise ValueError("a model tells at least two classes apart: background and one more")
+        self._require_outputs()
         if not len(self.mean) == len(self.std) == self.arguments.in_channels:
             raise ValueError(f"mean and std must have {self.arguments.in_channels} values, one for each channel")
         return self
+
+    def _require_outputs(self) -> None:
+        """Check the number of output maps; a U-Net for points has a heat map for each class but background."""
+        arguments = self.arguments
+        no_background = self.task == "points" and isinstance(arguments, UNetArguments)
+        wanted = len(self.classes) - no_background
+        if arguments.num_classes != wanted:
+            raise ValueError(f"{len(self.classes)} class names for {arguments.num_classes} outputs")
+        extra = arguments.extra_maps if isinstance(arguments, UNetArguments) else 0
+        if extra != (self.task == "instance"):
+            raise ValueError(f"{extra} maps beside the classes: instances have 1 (the distance), other tasks none")
 
 
 @dataclass(frozen=True)
@@ -137,13 +180,13 @@ class Model:
             It is a U-Net.
         """
         if not isinstance(self.network, PatchCNN):
-            raise ModelError(f"{self.path}: is a U-Net, which segments. Use it with `segkit predict`.")
+            raise ModelError(f"{self.path}: is a U-Net. Use it with `segkit predict`.")
         return self.network
 
     @functools.cached_property
     def grid(self) -> TileGrid:
-        """How the U-Net is tiled exactly."""
-        return tile_grid(self.unet)
+        """How the U-Net is tiled exactly; of one with layers that mix all pixels, the grid of its other layers."""
+        return tile_grid(self.unet, inexact=True)
 
 
 def save_model(path: Path, network: nn.Module, spec: ModelSpec) -> None:
@@ -214,8 +257,8 @@ def build_network(arguments: UNetArguments | PatchCNNArguments, *, device: str =
     """
     with torch.device(device):
         if isinstance(arguments, UNetArguments):
-            return UNet(**arguments.model_dump())
-        return PatchCNN(**arguments.model_dump())
+            return UNet(**arguments.model_dump(exclude_defaults=True))
+        return PatchCNN(**arguments.model_dump(exclude_defaults=True))
 
 
 def _check_weights(file: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -234,8 +277,9 @@ def _check_weights(file: Path, network: nn.Module, weights: Mapping[str, Tensor]
 def _hash_of(weights: Mapping[str, Tensor], spec: ModelSpec) -> str:
     """Hash what results depend on: the weights and the description, without the story of the training."""
     used = spec.model_dump(mode="json", exclude={"training", "scores"})
-    if spec.detection is None:
-        del used["detection"]  # U-Nets were hashed before there was such a thing
+    # What came later is left out where it means what was there before, so that older files keep their hashes.
+    used["arguments"] = spec.arguments.model_dump(mode="json", exclude_defaults=True)
+    used = {key: value for key, value in used.items() if key not in {"detection", "instances"} or value is not None}
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for name in sorted(weights):
         digest.update(name.encode())

@@ -8,14 +8,17 @@ depth buys.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError
-from segkit.models.initialisation import initialise
+from segkit.models.activations import ActivationName, make_activation
+from segkit.models.initialisation import InitScheme, initialise
 
 Form = Literal["modern", "dnn1", "dnn2", "lenet", "vgg", "mlp", "linear"]
+Norm = Literal["batch", "none"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CIRESAN_PX = 101
 CIRESAN_MAPS = 16
@@ -46,11 +49,20 @@ class PatchCNN(nn.Module):
         Number of 2 x 2 poolings (`mlp`, `linear`: of no meaning).
     dropout
         Probability of dropping a value before the head, while training.
+    activation
+        Between the layers (`segkit.models.activations`; `linear`: of no meaning). None: the form's own, tanh for
+        `lenet`, ReLU for all others.
+    norm
+        `batch`: every convolution is followed by batch norm instead of having a bias; `none`: by nothing (`mlp`,
+        `linear`: of no meaning). None: the form's own, batch norm for `modern` and `vgg`.
+    init
+        How the weights begin (`segkit.models.initialisation`); of no meaning once weights are loaded.
 
     Raises
     ------
     ConfigError
-        The patch is too small for so many poolings, or the form has another fixed size.
+        The patch is too small for so many poolings, or the form has another fixed size; there is no such activation
+        or scheme.
     """
 
     def __init__(
@@ -63,10 +75,24 @@ class PatchCNN(nn.Module):
         base_channels: int = 32,
         depth: int = 2,
         dropout: float = 0.0,
+        activation: ActivationName | None = None,
+        norm: Norm | None = None,
+        init: InitScheme = "he",
     ) -> None:
         super().__init__()
         self.patch_px = patch_px
         _require_fixed(form, patch_px, base_channels, depth)
+        plan = _Plan(
+            form=form,
+            channels=in_channels,
+            classes=num_classes,
+            size=patch_px,
+            maps=base_channels,
+            depth=depth,
+            dropout=dropout,
+            activation=activation or usual_activation(form),
+            norm=norm or usual_norm(form),
+        )
         build = {
             "modern": _modern,
             "dnn1": _ciresan,
@@ -76,10 +102,8 @@ class PatchCNN(nn.Module):
             "mlp": _mlp,
             "linear": _linear,
         }[form]
-        self.layers = nn.Sequential(
-            *build(form, in_channels, num_classes, patch_px, base_channels, depth, nn.Dropout(dropout))
-        )
-        initialise(self)
+        self.layers = nn.Sequential(*build(plan))
+        initialise(self, init, plan.activation)
 
     def forward(self, patches_BCHW: Tensor) -> Tensor:
         """Return class scores (logits), float (B, classes, 1, 1), of patches (B, C, patch_px, patch_px)."""
@@ -99,6 +123,16 @@ def usual_base_channels(form: Form) -> int:
     return {"dnn1": CIRESAN_MAPS, "dnn2": CIRESAN_MAPS, "lenet": 6}.get(form, 32)
 
 
+def usual_activation(form: Form) -> ActivationName:
+    """Return the form's own activation."""
+    return "tanh" if form == "lenet" else "relu"
+
+
+def usual_norm(form: Form) -> Norm:
+    """Return the form's own norm."""
+    return "batch" if form in {"modern", "vgg"} else "none"
+
+
 def _require_fixed(form: Form, patch_px: int, base_channels: int, depth: int) -> None:
     if form in _CIRESAN_KERNELS:
         for key, given, fixed in (
@@ -112,74 +146,89 @@ def _require_fixed(form: Form, patch_px: int, base_channels: int, depth: int) ->
                 )
 
 
-def _ciresan(
-    form: Form, channels: int, classes: int, size: int, maps: int, _depth: int, dropout: nn.Module
-) -> list[nn.Module]:
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a form is built from: the arguments of `PatchCNN`, with its own activation and norm filled in."""
+
+    form: Form
+    channels: int
+    classes: int
+    size: int
+    maps: int
+    depth: int
+    dropout: float
+    activation: ActivationName
+    norm: Norm
+
+    def convolution(self, channels: int, maps: int, kernel: int) -> list[nn.Module]:
+        """Return a convolution with what follows it; batch norm brings a shift of its own, so it takes no bias."""
+        if self.norm == "none":
+            return [nn.Conv2d(channels, maps, kernel), make_activation(self.activation)]
+        convolution = nn.Conv2d(channels, maps, kernel, bias=False)
+        return [convolution, nn.BatchNorm2d(maps), make_activation(self.activation)]
+
+    def linear(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """Return a hidden linear layer."""
+        return [nn.Linear(inputs, outputs), make_activation(self.activation)]
+
+
+def _ciresan(plan: _Plan) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for kernel in _CIRESAN_KERNELS[form]:
-        layers += [nn.Conv2d(channels, maps, kernel), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        channels, size = maps, (size - kernel + 1) // 2
-    head = [nn.Flatten(), dropout, nn.Linear(size**2 * maps, _HIDDEN), nn.ReLU(inplace=True)]
-    return [*layers, *head, nn.Linear(_HIDDEN, classes)]
+    channels, size = plan.channels, plan.size
+    for kernel in _CIRESAN_KERNELS[plan.form]:
+        layers += [*plan.convolution(channels, plan.maps, kernel), nn.MaxPool2d(2)]
+        channels, size = plan.maps, (size - kernel + 1) // 2
+    head = [nn.Flatten(), nn.Dropout(plan.dropout), *plan.linear(size**2 * channels, _HIDDEN)]
+    return [*layers, *head, nn.Linear(_HIDDEN, plan.classes)]
 
 
-def _modern(
-    form: Form, channels: int, classes: int, size: int, maps: int, depth: int, dropout: nn.Module
-) -> list[nn.Module]:
+def _modern(plan: _Plan) -> list[nn.Module]:
     # Run densely, every layer works at full resolution: late layers cost most, so they stay narrow.
-    widths = [maps, maps * 3 // 2, 2 * maps]
+    widths = [plan.maps, plan.maps * 3 // 2, 2 * plan.maps]
     layers: list[nn.Module] = []
-    for number in range(depth):
+    channels, size = plan.channels, plan.size
+    for number in range(plan.depth):
         kernel = 4 if size % 2 else 3  # leaves an even size, so that pooling drops nothing
         width = widths[min(number, 2)]
-        layers += [*_normed(channels, width, kernel), nn.MaxPool2d(2)]
+        layers += [*plan.convolution(channels, width, kernel), nn.MaxPool2d(2)]
         channels, size = width, (size - kernel + 1) // 2
-        _require_left(form, size, depth)
+        _require_left(plan.form, size, plan.depth)
     while size > 4:
-        layers += _normed(channels, 2 * maps, 3)
-        channels, size = 2 * maps, size - 2
-    return [*layers, *_normed(channels, 2 * maps, size), dropout, nn.Conv2d(2 * maps, classes, 1)]
+        layers += plan.convolution(channels, widths[2], 3)
+        channels, size = widths[2], size - 2
+    head = [*plan.convolution(channels, widths[2], size), nn.Dropout(plan.dropout)]
+    return [*layers, *head, nn.Conv2d(widths[2], plan.classes, 1)]
 
 
-def _vgg(
-    form: Form, channels: int, classes: int, size: int, maps: int, depth: int, dropout: nn.Module
-) -> list[nn.Module]:
+def _vgg(plan: _Plan) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [*_normed(channels, maps, 3), *_normed(maps, maps, 3), nn.MaxPool2d(2)]
+    channels, maps, size = plan.channels, plan.maps, plan.size
+    for _ in range(plan.depth):
+        layers += [*plan.convolution(channels, maps, 3), *plan.convolution(maps, maps, 3), nn.MaxPool2d(2)]
         channels, maps, size = maps, 2 * maps, (size - 4) // 2
-        _require_left(form, size, depth)
-    head = [nn.Flatten(), dropout, nn.Linear(size**2 * channels, 4 * channels), nn.ReLU(inplace=True)]
-    return [*layers, *head, nn.Linear(4 * channels, classes)]
+        _require_left(plan.form, size, plan.depth)
+    head = [nn.Flatten(), nn.Dropout(plan.dropout), *plan.linear(size**2 * channels, 4 * channels)]
+    return [*layers, *head, nn.Linear(4 * channels, plan.classes)]
 
 
-def _lenet(
-    form: Form, channels: int, classes: int, size: int, maps: int, depth: int, dropout: nn.Module
-) -> list[nn.Module]:
+def _lenet(plan: _Plan) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [nn.Conv2d(channels, maps, 5), nn.Tanh(), nn.AvgPool2d(2)]
+    channels, maps, size = plan.channels, plan.maps, plan.size
+    for _ in range(plan.depth):
+        layers += [*plan.convolution(channels, maps, 5), nn.AvgPool2d(2)]
         channels, maps, size = maps, maps * 8 // 3, (size - 4) // 2
-        _require_left(form, size, depth)
-    head = [nn.Flatten(), dropout, nn.Linear(size**2 * channels, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh()]
-    return [*layers, *head, nn.Linear(84, classes)]
+        _require_left(plan.form, size, plan.depth)
+    head = [nn.Flatten(), nn.Dropout(plan.dropout), *plan.linear(size**2 * channels, 120), *plan.linear(120, 84)]
+    return [*layers, *head, nn.Linear(84, plan.classes)]
 
 
-def _mlp(
-    _form: Form, channels: int, classes: int, size: int, _maps: int, _depth: int, dropout: nn.Module
-) -> list[nn.Module]:
-    hidden = [nn.Linear(size**2 * channels, _HIDDEN), nn.ReLU(inplace=True)]
-    return [nn.Flatten(), *hidden, dropout, nn.Linear(_HIDDEN, classes)]
+def _mlp(plan: _Plan) -> list[nn.Module]:
+    hidden = plan.linear(plan.size**2 * plan.channels, _HIDDEN)
+    return [nn.Flatten(), *hidden, nn.Dropout(plan.dropout), nn.Linear(_HIDDEN, plan.classes)]
 
 
-def _linear(
-    _form: Form, channels: int, classes: int, size: int, _maps: int, _depth: int, _dropout: nn.Module
-) -> list[nn.Module]:
-    return [nn.Flatten(), nn.Linear(size**2 * channels, classes)]
-
-
-def _normed(channels: int, maps: int, kernel: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, maps, kernel, bias=False), nn.BatchNorm2d(maps), nn.ReLU(inplace=True)]
+def _linear(plan: _Plan) -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(plan.size**2 * plan.channels, plan.classes)]
 
 
 def _require_left(form: Form, size: int, depth: int) -> None:

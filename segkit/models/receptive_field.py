@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segkit.errors import ModelError
 from segkit.geometry import TileGrid
+from segkit.models.encoders import ChannelNorm
 from segkit.models.unet import UNet, least_side
 
 
@@ -54,7 +55,7 @@ def tile_grid(network: UNet, *, inexact: bool = False) -> TileGrid:
         halo=halo,
         margin=margin,
         size_offset=size_offset,
-        smallest=_smallest_for_equal_sums(path, margin),
+        smallest=max(_smallest_for_equal_sums(layers, margin) for layers in (path, network.stem_path())),
     )
 
 
@@ -76,20 +77,24 @@ def common_grid(grids: Sequence[TileGrid]) -> TileGrid:
 
 
 def refuse_mixing_norms(network: nn.Module) -> None:
-    """Raise ModelError if a layer normalises over pixels at inference; batch norm does not."""
+    """Raise ModelError if a layer mixes all the pixels that it sees at inference; batch norm does not."""
     for name, module in mixing_norms(network).items():
         raise ModelError(
-            f"layer `{name}` ({type(module).__name__}) normalises over the pixels that it sees, so tiles would "
-            "differ from the whole image. Use batch norm."
+            f"layer `{name}` ({type(module).__name__}) averages over the pixels that it sees, so tiles would "
+            "differ from the whole image. Use batch norm, and an encoder without squeeze-and-excitation."
         )
 
 
 def mixing_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that normalise over pixels at inference, by name."""
+    """Return the layers that at inference mix all the pixels that they see, by name: norms and global poolings.
+
+    Layer norm over the channels of each pixel (`ChannelNorm`) is none of them.
+    """
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm2d)
+        if isinstance(module, nn.GroupNorm | nn.InstanceNorm2d | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        or (isinstance(module, nn.LayerNorm) and not isinstance(module, ChannelNorm))
         or (isinstance(module, nn.BatchNorm2d) and not module.track_running_stats)
     }
 
@@ -106,8 +111,11 @@ def computed_reach(layers: Sequence[nn.Module], alignment: int) -> Reach:
 
 
 def probed_reach(network: UNet, in_channels: int) -> Reach:
-    """Measure the same numbers: put a NaN into each input column of a block and see which outputs become NaN."""
-    twin = copy.deepcopy(network).to("cpu", torch.float64).eval()
+    """Measure the same numbers: put a NaN into each input column of a block and see which outputs become NaN.
+
+    Which pixels are seen does not depend on the number of maps: the network is probed with one map per layer.
+    """
+    twin = _thin(copy.deepcopy(network)).to("cpu", torch.float64).eval()
     alignment = network.alignment
     grid = tile_grid(network)
     height = grid.legal_size(alignment + 2 * grid.margin)
@@ -131,12 +139,49 @@ def probed_reach(network: UNet, in_channels: int) -> Reach:
 
 
 def verified_reach(network: UNet, in_channels: int) -> Reach:
-    """Return the reach after checking that the computed and the probed one agree (they do, or it is a bug)."""
+    """Return the reach after checking that the computed and the probed one agree (they do, or it is a bug).
+
+    Of a network with layers that mix all pixels it is that of the other layers, as computed.
+    """
     computed = computed_reach(network.deepest_path(), network.alignment)
+    if mixing_norms(network):
+        return computed
     probed = probed_reach(network, in_channels)
     if computed != probed:
         raise AssertionError(f"reach computed as {computed}, probed as {probed}")
     return computed
+
+
+class _OneMap(nn.Module):
+    """A layer that takes the mean of its input's maps and gives one map."""
+
+    def __init__(self, layer: nn.Module, axis: int) -> None:
+        super().__init__()
+        self._layer, self._axis = layer, axis
+
+    def forward(self, maps: Tensor) -> Tensor:
+        result: Tensor = self._layer(maps.mean(dim=self._axis, keepdim=True))
+        return result
+
+
+def _thin(module: nn.Module) -> nn.Module:
+    """Replace each layer by one of a single map that sees the same pixels; values stay near 1. In place."""
+    for name, scale in list(module.named_parameters(recurse=False)):  # ConvNeXt's scale of each map
+        setattr(module, name, nn.Parameter(torch.ones(1, *scale.shape[1:])))
+    for name, child in module.named_children():
+        match child:
+            case nn.Conv2d() | nn.ConvTranspose2d():
+                kernel, stride, padding = _along_x(child)
+                layer = type(child)(1, 1, kernel, stride, padding, bias=False)
+                nn.init.constant_(layer.weight, 1 / kernel**2)
+                setattr(module, name, _OneMap(layer, 1))
+            case nn.Linear():  # of ConvNeXt, where maps are the last axis
+                setattr(module, name, _OneMap(nn.Identity(), -1))
+            case nn.BatchNorm2d() | nn.LayerNorm():
+                setattr(module, name, nn.Identity())
+            case _:
+                _thin(child)
+    return module
 
 
 def _needed_by(layers: Sequence[nn.Module], position: int) -> tuple[int, int]:
@@ -182,9 +227,10 @@ def _smallest_for_equal_sums(layers: Sequence[nn.Module], margin: int) -> int:
         match layer:
             case nn.Conv2d() | nn.ConvTranspose2d():
                 smallest = max(smallest, least_side(layer.in_channels) * stride)
-                stride = stride if isinstance(layer, nn.Conv2d) else stride // 2
+                step = _along_x(layer)[1]
+                stride = stride * step if isinstance(layer, nn.Conv2d) else stride // step
             case nn.MaxPool2d():
-                stride *= 2
+                stride *= _along_x(layer)[1]
     return smallest + 2 * margin
 
 

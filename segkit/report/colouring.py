@@ -18,6 +18,7 @@ from segkit.masks import IGNORE, colour_of_class
 Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
+HEAT: Colour = (213, 94, 0)
 
 
 class Marker(Enum):
@@ -107,6 +108,25 @@ def fill(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) -> N
     return result
 
 
+def label_edges(labels: NDArray[np.integer], thickness: int) -> NDArray[np.bool_]:
+    """Return the pixels of objects within `thickness` of anything else; labels (H, W) of ids, 0 = background.
+
+    Like `edges`, for ids of any size: objects that touch have a line each.
+    """
+    size = 2 * thickness + 1
+    highest = ndimage.maximum_filter(labels, size, mode="nearest")
+    lowest = ndimage.minimum_filter(labels, size, mode="nearest")
+    found: NDArray[np.bool_] = (highest != lowest) & (labels > 0)
+    return found
+
+
+def heat_over(image: NDArray[np.uint8], heat: NDArray[np.uint8], colour: Colour = HEAT) -> NDArray[np.uint8]:
+    """Return a pale grey image tinted by a map, uint8 (H, W) or (H, W, 3) of equal channels: 255 is all colour."""
+    opacity = (heat if heat.ndim == 3 else heat[..., np.newaxis]) / np.float32(255)
+    heated = (1 - opacity) * as_pale_grey(image) + opacity * np.array(colour, np.float32)
+    return heated.round().astype(np.uint8)
+
+
 def fit_image(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
     """Return an RGB image made to fit a square of `longest_px`.
 
@@ -119,6 +139,12 @@ def fit_image(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
 def fit_mask(mask: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
     """Return a mask made to fit like `fit_image`, each pixel taken from the nearest one."""
     return np.asarray(Image.fromarray(mask).resize(*_fitted(mask.shape, longest_px, Image.Resampling.NEAREST)))
+
+
+def fit_labels(labels: NDArray[np.integer], longest_px: int) -> NDArray[np.int32]:
+    """Return ids (H, W) made to fit like `fit_image`, int32, each pixel taken from the nearest one."""
+    picture = Image.fromarray(labels.astype(np.int32))
+    return np.asarray(picture.resize(*_fitted(labels.shape, longest_px, Image.Resampling.NEAREST)))
 
 
 def _fitted(

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from segkit.files import atomic_path
 from segkit.masks import colour_of_class
 from segkit.points import Detections
 from segkit.report.colouring import (
@@ -22,12 +21,12 @@ from segkit.report.colouring import (
     Colour,
     Marked,
     Marker,
-    as_pale_grey,
     draw_markers,
     fit_image,
+    heat_over,
     paint,
 )
-from segkit.report.curves import INK, dress, printable
+from segkit.report.curves import INK, dress, printable, write_figure
 from segkit.report.sheet import LegendEntry, Panel, add_scale_bar, compose, write_png
 
 _PICTURE_PX, _WINDOW_PX = 1000, 208
@@ -41,7 +40,6 @@ _POINT_STYLE: dict[str, tuple[Marker, Colour]] = {
     "false negative": (Marker.SQUARE, (0, 114, 178)),
     "hard negative": (Marker.DIAMOND, (34, 34, 34)),
 }
-_HEAT: Colour = (213, 94, 0)
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -83,7 +81,7 @@ def draw_detections_overview(
         if probability.shape != thumbnail.shape[:2]:
             raise ValueError(f"thumbnail {thumbnail.shape} and probability {probability.shape} differ in size")
         panels.insert(
-            1, Panel(_heated(plain, fit_image(probability[..., np.newaxis], _PICTURE_PX)), "probability (orange: 1)")
+            1, Panel(heat_over(plain, fit_image(probability[..., np.newaxis], _PICTURE_PX)), "probability (orange: 1)")
         )
     if um_per_px is not None:
         panels[0] = Panel(add_scale_bar(plain, um_per_px * thumbnail.shape[1] / plain.shape[1]), "slide")
@@ -211,9 +209,7 @@ def draw_point_curves(
     legend = figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    with atomic_path(path) as temporary:
-        # No name and version of the software in the file: the same curves give the same bytes.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    write_figure(figure, path)
 
 
 def _draw_levels_of_f1(axes: Axes) -> None:
@@ -258,13 +254,6 @@ def _marker_px(number: int, picture: NDArray[np.uint8]) -> int:
 
 def _faded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return paint(image, np.ones(image.shape[:2], np.bool_), WHITE, 0.35)
-
-
-def _heated(image: NDArray[np.uint8], probability: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a pale grey image tinted by a probability, 0..255 (RGB of equal channels)."""
-    opacity = probability / np.float32(255)
-    heated = (1 - opacity) * as_pale_grey(image) + opacity * np.array(_HEAT, np.float32)
-    return heated.round().astype(np.uint8)
 
 
 def _with_ticks(window: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from segkit.report.colouring import (
     outline,
     paint,
 )
+from segkit.report.kernels import judge_kernels
 from segkit.report.sheet import LegendEntry, Panel, add_scale_bar, compose, write_png
 
 _PATCH_PX, _CASE_PX, _OVERLAY_PX, _OVERVIEW_PX, _KERNEL_PX = 288, 400, 760, 1000, 56
@@ -117,20 +118,26 @@ def draw_validation(cases: Sequence[Case], classes: Sequence[str], path: Path) -
 
 
 def draw_kernels(weights: NDArray[np.floating], path: Path) -> None:
-    """Draw a first layer's kernels, (out, in, kh, kw) with in = 1 (grey) or 3 (RGB), as tiles.
+    """Draw a first layer's kernels, (out, in, kh, kw) with in = 1 (grey) or 3 (RGB), as tiles, and judge them.
 
-    One scale for all, symmetric about 0: mid grey is 0, black and white are minus and plus the largest weight.
+    One scale for all, symmetric about 0: mid grey is 0, black and white are minus and plus the largest weight. In the
+    title stands whether they are smooth or noisy, in the legend by how much (see `kernel_smoothness`).
     """
     if weights.ndim != 4 or weights.shape[1] not in (1, 3):
         raise ValueError(f"kernels of an image layer are (out, 1 or 3, kh, kw), got {weights.shape}")
     largest = float(np.abs(weights).max())
     scaled = np.clip(127.5 + 127.5 * weights / (largest or 1.0), 0, 255).round().astype(np.uint8)
-    panels = [Panel(fit_image(kernel, _KERNEL_PX)) for kernel in scaled.transpose(0, 2, 3, 1)]
-    columns = int(np.ceil(np.sqrt(2 * len(panels))))
+    columns = min(max(int(np.ceil(np.sqrt(2 * len(scaled)))), 12), len(scaled))
+    # Few kernels are drawn larger, so that the words below have room.
+    tile_px = max(_KERNEL_PX, min(12 * _KERNEL_PX // columns, 6 * _KERNEL_PX))
+    panels = [Panel(fit_image(kernel, tile_px)) for kernel in scaled.transpose(0, 2, 3, 1)]
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     num, _, height, width = weights.shape
     scale = LegendEntry(f"grey: 0, white: {largest:+.3g}, black: {-largest:+.3g}")
-    write_png(compose(rows, title=f"First layer: {num} kernels of {height} x {width}", legends=[[scale]]), path)
+    judged = judge_kernels(weights)
+    verdict = f": {judged.split(':')[0].lower()}" if ":" in judged else ""
+    legends = [[scale], *[[LegendEntry(words)] for words in judged.split("; ")]]
+    write_png(compose(rows, title=f"First layer: {num} kernels of {height} x {width}{verdict}", legends=legends), path)
 
 
 def draw_overview(

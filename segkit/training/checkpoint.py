@@ -17,36 +17,49 @@ import torch
 from segkit import files
 from segkit.errors import ModelError
 
+FORMAT = "segkit-checkpoint-2"
 KEPT = 2
 _DIGEST_BYTES = 32
-_NAME = re.compile(r"epoch-\d{5,}\.pt")
+_NAME = re.compile(r"step-\d{8,}\.pt")
 
 
-def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """Return the path of the checkpoint after `epoch` epochs."""
-    return folder / f"epoch-{epoch:05d}.pt"
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint after `step` steps."""
+    return folder / f"step-{step:08d}.pt"
 
 
-def newest_epoch(folder: Path) -> int | None:
-    """Return the epoch of the newest checkpoint in a folder, valid or not; None where there is none."""
-    return next((_epoch_of(path) for path in _newest_first(folder)), None)
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint in a folder, valid or not; None where there is none."""
+    return next((_step_of(path) for path in _newest_first(folder)), None)
 
 
-def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write the state after `epoch` epochs, whole or not at all, then delete all but the newest two.
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
+    """Write the state after `step` steps, whole or not at all, then delete all but the newest two and the best one.
+
+    Parameters
+    ----------
+    folder
+        The checkpoints of a run.
+    step
+        Steps done.
+    state
+        Tensors and plain values.
+    best
+        The step of the checkpoint with the best validation score, if there is one.
 
     Raises
     ------
     ResourceError
         The disk is full; the earlier checkpoints stay.
     """
-    with files.atomic_path(checkpoint_path(folder, epoch)) as temporary, temporary.open("w+b") as handle:
+    with files.atomic_path(checkpoint_path(folder, step)) as temporary, temporary.open("w+b") as handle:
         _save(state, handle)
         handle.seek(0)
         digest = hashlib.file_digest(handle, "sha256").digest()  # leaves the position at the end
         handle.write(digest)
     for path in _newest_first(folder)[KEPT:]:
-        path.unlink()
+        if _step_of(path) != best:
+            path.unlink()
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
@@ -81,7 +94,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise ModelError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:200]}).") from error
-    if not isinstance(state, dict) or state.get("format") != "segkit-checkpoint-1":
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ModelError(f"{path}: is not a checkpoint of this version of segkit.")
     return state
 
@@ -97,8 +110,8 @@ def _save(state: dict[str, Any], handle: IO[bytes]) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)), key=_epoch_of)[::-1]
+    return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), key=_step_of)[::-1]
 
 
-def _epoch_of(path: Path) -> int:
-    return int(path.stem.removeprefix("epoch-"))
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

@@ -10,9 +10,9 @@ from scipy.spatial import cKDTree
 
 from segkit.config import length_px
 from segkit.data.point_sampling import Mined
-from segkit.inference.image_detection import detect_in_image
-from segkit.inference.window import WindowPredictor
+from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec
+from segkit.training.distributed import ALONE, Group
 from segkit.training.point_validation import LabelledPoints
 
 LOWEST_MINED = 0.2
@@ -21,10 +21,11 @@ LOWEST_MINED = 0.2
 
 def mine(
     images: Sequence[LabelledPoints],
-    predictor: WindowPredictor,
+    predictor: ScorePredictor,
     detection: DetectionSpec,
     *,
     mpp: float | None,
+    group: Group = ALONE,
     on_image: Callable[[int, int], None],
 ) -> list[Mined]:
     """Return the false positives in each image: detections further than the match radius from every labelled object.
@@ -32,8 +33,8 @@ def mine(
     An object of another class is no false positive: it is in the positives of that class.
     """
     match_px = length_px(detection.match_radius, mpp)
-    mined = []
-    for number, one in enumerate(images, start=1):
+
+    def false_positives(one: LabelledPoints) -> Mined:
         found = detect_in_image(one.image, predictor, detection, mpp=mpp, lowest=LOWEST_MINED)
         objects = one.points.positions[one.points.classes > 0]
         wrong = (
@@ -41,6 +42,6 @@ def mine(
             if len(objects) and len(found.scores)
             else [True] * len(found.scores)
         )
-        mined.append(Mined(found.positions[wrong], found.scores[wrong]))
-        on_image(number, len(images))
-    return mined
+        return Mined(found.positions[wrong], found.scores[wrong])
+
+    return group.map(false_positives, images, lambda done: on_image(done, len(images)))

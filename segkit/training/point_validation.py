@@ -1,4 +1,4 @@
-"""Validation of a patch CNN: its detections in whole images, and the threshold that suits them best."""
+"""Validation of a network that finds points: its detections in whole images, and the threshold that suits them best."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from segkit.config import length_px
 from segkit.evaluation.point_curves import PointCurve, point_curve, score_hits
-from segkit.inference.image_detection import detect_in_image
-from segkit.inference.window import WindowPredictor
+from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec
 from segkit.points import Detections, Points
+from segkit.training.distributed import ALONE, Group
 from segkit.training.validation import Validation
 
 MAX_CURVE_ROWS = 200
@@ -39,24 +39,52 @@ class PointValidation(Validation):
 
 def validate_points(
     images: Sequence[LabelledPoints],
-    predictor: WindowPredictor,
+    predictor: ScorePredictor,
     detection: DetectionSpec,
     *,
     mpp: float | None,
+    group: Group = ALONE,
     on_image: Callable[[int, int], None],
 ) -> PointValidation:
     """Find the points of whole images, choose thresholds and score them.
 
     A class that is not in the images keeps its threshold and has no F1; one that is, and is detected nowhere, keeps it
-    and has an F1 of 0. `on_image` is called after each image with (images done, images).
+    and has an F1 of 0. The processes of `group` divide the images. `on_image` is
+    called after each image with (images done, images).
     """
-    detections = []
-    for number, one in enumerate(images, start=1):
-        detections.append(detect_in_image(one.image, predictor, detection, mpp=mpp))
-        on_image(number, len(images))
+    detections = group.map(
+        lambda one: detect_in_image(one.image, predictor, detection, mpp=mpp),
+        images,
+        lambda done: on_image(done, len(images)),
+    )
+    return judge(images, detections, detection, predictor.spec.classes, mpp=mpp)
+
+
+def judge(
+    images: Sequence[LabelledPoints],
+    detections: Sequence[Detections],
+    detection: DetectionSpec,
+    classes: Sequence[str],
+    *,
+    mpp: float | None,
+) -> PointValidation:
+    """Choose the thresholds for what was found, class by class, and score it.
+
+    A class that is not in the images keeps its threshold and has no F1; one that is, and is detected nowhere, keeps it
+    and has an F1 of 0.
+
+    Parameters
+    ----------
+    images, detections
+        What is in each image, and what was found there, from the lowest score on.
+    detection
+        How it was found.
+    classes
+        Names by index, background first.
+    """
     match_px = length_px(detection.match_radius, mpp)
     thresholds, f1s, curves = [], {}, []
-    for index, name in enumerate(predictor.spec.classes[1:], start=1):
+    for index, name in enumerate(classes[1:], start=1):
         curve = point_curve(
             [
                 score_hits(
@@ -78,7 +106,7 @@ def validate_points(
         score=sum(defined) / len(defined) if defined else 0.0,
         by_class=f1s,
         changes={"detection": detection.model_copy(update={"thresholds": thresholds, "curves": curves})},
-        detections=detections,
+        detections=list(detections),
         thresholds=thresholds,
     )
 

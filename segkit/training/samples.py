@@ -10,67 +10,104 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segkit.data.augment import Augmenter
 from segkit.data.sampling import sample_rng
 from segkit.errors import ResourceError
+from segkit.training.loading import fit_shared_memory
 
 
 class Batch(NamedTuple):
-    """`images` uint8 (B, C, H, W) and `masks` uint8 (B, H, W) of class indices."""
+    """`images` uint8 (B, C, H, W) and `targets` uint8 (B, P, H, W).
+
+    Plane 0 of the targets holds class indices, `IGNORE` where nothing counts; the others hold values 0..255.
+    """
 
     images: Tensor
-    masks: Tensor
+    targets: Tensor
 
 
 class Source(Protocol):
     """Where patches come from: `PatchSource` for masks, `PointSource` for points."""
 
     def draw(self, rng: np.random.Generator, context_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return image (H, W, C) and mask (H, W), uint8, of `context_px` pixels around a drawn patch."""
+        """Return image (H, W, C) and target (H, W, P), uint8, of `context_px` pixels around a drawn patch."""
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented patches, indexed by (step, number in the batch)."""
+    """Patches, indexed by (step, number in the batch, whether they are augmented)."""
 
     def __init__(self, source: Source, augmenter: Augmenter, seed: int) -> None:
         self._source = source
         self._augmenter = augmenter
         self._seed = seed
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        image, mask = self.draw(*index)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(mask)
+    def __getitem__(self, index: tuple[int, int, bool]) -> tuple[Tensor, Tensor]:
+        step, number, is_augmented = index
+        image, target = self.draw(step, number) if is_augmented else self.context(step, number)
+        return _planes_first(image), _planes_first(target)
 
     def draw(self, step: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return sample `number` of `step`: image uint8 (H, W, C) and mask uint8 (H, W)."""
+        """Return sample `number` of `step`: image uint8 (H, W, C) and target uint8 (H, W, P)."""
         rng = sample_rng(self._seed, step, number)
-        image, mask = self._source.draw(rng, self._augmenter.context_px)
-        return self._augmenter.apply(image, mask, int(rng.integers(2**32)))
+        image, target = self._source.draw(rng, self._augmenter.context_px)
+        return self._augmenter.apply(image, target, int(rng.integers(2**32)))
+
+    def context(self, step: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return what `draw` augments: image and target of the augmenter's `context_px`; they may be views."""
+        return self._source.draw(sample_rng(self._seed, step, number), self._augmenter.context_px)
 
 
 @contextlib.contextmanager
 def open_batches(
-    samples: Samples, *, first_step: int, last_step: int, batch: int, workers: int, pin_memory: bool
+    samples: Samples,
+    *,
+    first_step: int,
+    last_step: int,
+    numbers: Sequence[int],
+    workers: int,
+    pin_memory: bool,
+    augmented: bool = True,
 ) -> Iterator[Iterator[Batch]]:
     """Yield the batches of steps first_step .. last_step - 1, in order, whatever the number of workers.
+
+    Parameters
+    ----------
+    samples
+        What batches are made of.
+    first_step, last_step
+        Steps of the run.
+    numbers
+        Which samples of each step's batch: all, or those of one of several processes.
+    workers
+        Processes that prepare batches; 0: the caller's own does, when it asks for one. Where /dev/shm, through which
+        batches travel, has room for fewer (64 MB in a container), there are fewer.
+    pin_memory
+        Put batches where a GPU can fetch them from while the processor goes on.
+    augmented
+        False: contexts are yielded, which the device changes.
 
     Raises
     ------
     ResourceError
         A worker was killed, which the operating system does when memory runs out.
     """
+    prefetch = None
+    if workers and first_step < last_step:
+        shapes = samples[first_step, numbers[0], augmented]
+        workers, prefetch = fit_shared_memory(workers, len(numbers) * sum(one.nbytes for one in shapes))
     loader = DataLoader(
         samples,
-        batch_sampler=[[(step, number) for number in range(batch)] for step in range(first_step, last_step)],
+        batch_sampler=_Indices(first_step, last_step, numbers, augmented),
         num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if workers else None,
     )
     iterator: Any = iter(loader)
     try:
-        yield (Batch(images, masks) for images, masks in iterator)
+        yield (Batch(images, targets) for images, targets in iterator)
     except (RuntimeError, OSError, EOFError) as error:
         # torch tells of a dead worker wherever the main thread just is, and reads from it fail in several ways.
         number = _signal_that_killed(getattr(iterator, "_workers", ()), patience=isinstance(error, OSError | EOFError))
@@ -86,6 +123,25 @@ def open_batches(
         if workers:
             with contextlib.suppress(RuntimeError):  # it may tell of the dead worker again
                 iterator._shutdown_workers()
+
+
+class _Indices(Sampler[list[tuple[int, int, bool]]]):
+    """The samples' indices, batch by batch; a list of all of them would take 100 MB in a long training."""
+
+    def __init__(self, first_step: int, last_step: int, numbers: Sequence[int], augmented: bool) -> None:
+        self._steps, self._numbers, self._augmented = range(first_step, last_step), numbers, augmented
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
+        for step in self._steps:
+            yield [(step, number, self._augmented) for number in self._numbers]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+def _planes_first(array: NDArray[np.uint8]) -> Tensor:
+    # Always a copy: a context may be a view of an image, or of a file that is mapped read only.
+    return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
 
 
 def _signal_that_killed(workers: Sequence[Any], *, patience: bool) -> int | None:

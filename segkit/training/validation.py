@@ -11,6 +11,7 @@ from segkit.evaluation.pixels import confusion, dice, mean_over_foreground
 from segkit.evaluation.tables import dice_of_image
 from segkit.inference.image_segmentation import segment_image
 from segkit.inference.network import Predictor
+from segkit.training.distributed import ALONE, Group
 
 
 class LabelledImage(NamedTuple):
@@ -48,17 +49,18 @@ class PixelValidation(Validation):
 
 
 def validate_pixels(
-    images: Sequence[LabelledImage], predictor: Predictor, *, on_image: Callable[[int, int], None]
+    images: Sequence[LabelledImage],
+    predictor: Predictor,
+    *,
+    group: Group = ALONE,
+    on_image: Callable[[int, int], None],
 ) -> PixelValidation:
     """Predict whole images and score them; classes that are in no image and no prediction do not count.
 
-    `on_image` is called after each image with (images done, images).
+    The processes of `group` divide the images. `on_image` is called after each image with (images done, images).
     """
     classes = predictor.spec.classes
-    masks = []
-    for number, one in enumerate(images, start=1):
-        masks.append(segment_image(one.image, predictor))
-        on_image(number, len(images))
+    masks = group.map(lambda one: segment_image(one.image, predictor), images, lambda done: on_image(done, len(images)))
     confusions = np.stack([confusion(mask, one.mask, len(classes)) for mask, one in zip(masks, images, strict=True)])
     pooled = dice(confusions.sum(axis=0))
     score = mean_over_foreground(pooled).item()

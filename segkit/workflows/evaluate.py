@@ -16,6 +16,7 @@ from segkit.data.listing import name_of
 from segkit.data.rasters import distinct_values, read_values
 from segkit.errors import InputError
 from segkit.evaluation.exports import write_report
+from segkit.evaluation.object_tables import ObjectReport
 from segkit.evaluation.pixels import confusion, require_same_shape
 from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
@@ -25,6 +26,7 @@ from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.evaluate_objects import FoundObjects, measure_found, predicted_objects
 from segkit.workflows.evaluate_points import (
     CURVE_TABLE,
     CURVES,
@@ -35,6 +37,7 @@ from segkit.workflows.evaluate_points import (
     predicted_points,
 )
 from segkit.workflows.predict import build_predictor
+from segkit.workflows.test_looks import TEST_SPLITS, record_look
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_FIGURES = 200
@@ -49,7 +52,7 @@ MASKS = ("mask.tif", "mask.ome.tif")
 class EvaluateResult:
     """What an evaluation found and left."""
 
-    report: PixelReport | PointReport
+    report: PixelReport | PointReport | ObjectReport
     folder: Path
     figures: list[Path]
 
@@ -70,8 +73,8 @@ def evaluate(
     Parameters
     ----------
     data, model
-        A data folder and a model (None: the newest run): its images are predicted, then measured. A patch CNN is
-        measured by points.
+        A data folder and a model (None: the newest run): its images are predicted, then measured: by pixels, by
+        objects or by points, as the model's task is. That the test set is looked at is written down beside the model.
     prediction, truth
         Folders of masks of class ids, paired by name; a prediction may also be what `predict` leaves, NAME/mask.tif.
         Or what `sliding-window` leaves, NAME/detections.csv, and a data folder with points.
@@ -89,13 +92,19 @@ def evaluate(
     with files.folder_lock(out):
         files.remove_leftovers(out)
         _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
-        report: PixelReport | PointReport
-        measured: _Measured | Found
+        report: PixelReport | PointReport | ObjectReport
+        measured: _Measured | Found | FoundObjects
         if data is not None and loaded is not None:
             if loaded.spec.task == "points":
                 measured = predicted_points(config, data, loaded, out / FIGURES, on_progress, on_note)
+            elif loaded.spec.task == "instance":
+                measured = predicted_objects(
+                    config, data, loaded, out / FIGURES, out / PREDICTIONS, on_progress, on_note
+                )
             else:
                 measured = _predicted(config, data, loaded, out, on_progress, on_note)
+            if config.split in TEST_SPLITS:
+                record_look(loaded, split=config.split, out=out, on_note=on_note)
         elif prediction is not None and truth is not None:
             if has_detections(prediction):
                 measured = given_points(config, prediction, truth, out / FIGURES, on_progress, on_note)
@@ -106,6 +115,8 @@ def evaluate(
         if isinstance(measured, Found):
             report = measure(measured, config, out)
             measured.figures.insert(0, out / CURVES)
+        elif isinstance(measured, FoundObjects):
+            report = measure_found(measured, config, out)
         else:
             report = measure_pixels(
                 measured.names,
@@ -139,7 +150,7 @@ def _remove_former(out: Path, *folders: str) -> None:
     if record is None or record.get("command") != "evaluate":
         return
     (out / runs.RECORD).unlink()
-    for path in [path for folder in folders for path in (out / folder).glob("*.png")]:
+    for path in [path for folder in folders for kind in ("*.png", "*.tif") for path in (out / folder).glob(kind)]:
         if path.stem in record["images"]:
             path.unlink()
     for name in (CURVES, CURVE_TABLE):

@@ -15,12 +15,13 @@ from segkit.evaluation.point_exports import write_point_report
 from segkit.evaluation.point_tables import PointReport, measure_points
 from segkit.evaluation.points import outcomes
 from segkit.inference.detection_outputs import DETECTION_TABLE, read_detections
-from segkit.inference.image_detection import detect_in_image
+from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec, Model
 from segkit.points import Detections, Points
 from segkit.report.detections import draw_point_curves, draw_points_case
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.heat_predict import build_heat_predictor
 from segkit.workflows.sliding_window import build_window_predictor, say_if_naive
 
 MAX_FIGURES = 200
@@ -78,10 +79,7 @@ def predicted_points(
     InputError
         The folder's points are not of the model's classes, or its images of another scale.
     """
-    predictor, detection = build_window_predictor(
-        [model], SlidingWindowConfig(dihedral=config.dihedral, compute=config.compute)
-    )
-    say_if_naive(predictor, on_note)
+    predictor, detection = _predictor_of(config, model, on_note)
     dataset = _as_the_model_sees_it(data, model)
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
@@ -97,10 +95,19 @@ def predicted_points(
     return found
 
 
+def _predictor_of(config: EvaluateConfig, model: Model, on_note: OnNote) -> tuple[ScorePredictor, DetectionSpec]:
+    if model.spec.architecture == "unet":
+        return build_heat_predictor([model], config.compute, dihedral=config.dihedral)
+    settings = SlidingWindowConfig(dihedral=config.dihedral, compute=config.compute)
+    predictor, detection = build_window_predictor([model], settings)
+    say_if_naive(predictor, on_note)
+    return predictor, detection
+
+
 def given_points(
     config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
 ) -> Found:
-    """Put what `sliding-window` left, NAME/detections.csv, beside the points of a data folder.
+    """Put what `sliding-window` or `predict` left, NAME/detections.csv, beside the points of a data folder.
 
     Raises
     ------
@@ -139,7 +146,7 @@ def given_points(
 
 
 def has_detections(prediction: Path) -> bool:
-    """Tell whether a folder holds what `sliding-window` leaves.
+    """Tell whether a folder holds what `sliding-window`, or `predict` with a U-Net for points, leaves.
 
     Raises
     ------

@@ -194,6 +194,7 @@ class Planner:
             -(-max(region.height, region.width) // grid.stride),
             on_cuda=self._on_cuda,
             tile_map_px=0 if config.tile == AUTO else config.tile // grid.stride,
+            margin_px=self._margin(scale),
         )
         wanted = wanted_cells(tissue, scale, region, grid.stride)
         layout = MapLayout(

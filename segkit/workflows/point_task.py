@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from segkit.config import length_px
 from segkit.data.augment import Augmenter
@@ -13,47 +14,50 @@ from segkit.data.point_sampling import Mined, PointSource, Shares
 from segkit.data.sampling import sample_rng
 from segkit.evaluation.points import outcomes
 from segkit.inference.window import WindowPredictor
-from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, build_network
+from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments
 from segkit.models.patch_cnn import PatchCNN
 from segkit.report.detections import draw_point_patches, draw_points_case
+from segkit.training.distributed import Group
+from segkit.training.losses import class_loss
 from segkit.training.mining import mine
 from segkit.training.point_validation import LabelledPoints, PointValidation, validate_points
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import Validation
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.mined_table import mined_path, read_mined, write_mined
 from segkit.workflows.prepare import Prepared
 from segkit.workflows.settings import device_of
-from segkit.workflows.task import common_description
+from segkit.workflows.task import NetworkTask, common_description, middle_of
 
 VALIDATION_PATCHES = 256
 FIRST_BATCH_SHOWN = 32
 FIRST_THRESHOLD = 0.5
 
 
-class PointTask:
+class PointTask(NetworkTask[LabelledPoints]):
     """See `Task`."""
 
     metric = "f1"
 
-    def __init__(self, prepared: Prepared[LabelledPoints], on_progress: OnProgress, on_note: OnNote) -> None:
-        self._prepared, self._on_progress, self._on_note = prepared, on_progress, on_note
+    def __init__(
+        self, prepared: Prepared[LabelledPoints], *, group: Group, on_progress: OnProgress, on_note: OnNote
+    ) -> None:
         config, points = prepared.config, prepared.config.points
+        model = config.model
         self._patch_px = int(config.patches.size_px)
         arguments = PatchCNNArguments.model_validate(
             {
-                "in_channels": prepared.train[0].image.shape[2],
+                "in_channels": prepared.channels,
                 "num_classes": len(prepared.dataset.classes),
-                "form": config.model.form,
+                "form": model.form,
                 "patch_px": self._patch_px,
-                "base_channels": config.model.base_channels,
-                "depth": config.model.depth,
-                "dropout": config.model.dropout,
+                "base_channels": model.base_channels,
+                "depth": model.depth,
+                "dropout": model.dropout,
+                "norm": model.norm,
+                "activation": model.activation,
             }
         )
-        network = build_network(arguments, device="cpu")
-        assert isinstance(network, PatchCNN)
-        self.network: PatchCNN = network
+        super().__init__(prepared, arguments, group=group, on_progress=on_progress, on_note=on_note)
         self._detection = DetectionSpec(
             match_radius=points.match_radius,
             smooth_radius=points.positive_radius,
@@ -71,7 +75,21 @@ class PointTask:
                 "detection": self._detection,
             }
         )
+        weights = config.loss.class_weights
+        self._class_loss = class_loss(
+            config.loss.name,  # type: ignore[arg-type]  # resolved
+            class_weights=None if isinstance(weights, str) else weights,
+            focal_gamma=config.loss.focal_gamma,
+            tversky_alpha=config.loss.tversky_alpha,
+            tversky_beta=config.loss.tversky_beta,
+            total=group.total,
+        )
         self.validation_patches = self._cut_validation_patches()
+
+    def loss(self, outputs: Tensor | Sequence[Tensor], targets_BPHW: Tensor) -> Tensor:
+        """Return the loss of the class scores of the pixels in the middle."""
+        assert isinstance(outputs, Tensor)
+        return self._class_loss(outputs, middle_of(targets_BPHW, outputs)[:, 0])
 
     def round_ends(self) -> Sequence[int]:
         """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""
@@ -88,21 +106,18 @@ class PointTask:
         config = self._prepared.config
         mined: list[Mined] | None = None
         if number:
-            table = mined_path(run, number)
-            names = [one.name for one in self._prepared.train]
-            if not table.exists():
-                write_mined(table, names, self._mine(number))
-            mined = read_mined(table, names)
+            mined = self.mined_in_round(run, number, lambda: self._mine(number))
         source = point_source(self._prepared, self._prepared.train, mined)
-        return Samples(source, Augmenter(config.augment, self._patch_px), config.seed)
+        return Samples(source, Augmenter(config.augment, self._patch_px, self.spec.arguments.in_channels), config.seed)
 
-    def validate(self) -> Validation:
+    def validate(self, network: nn.Module) -> Validation:
         """Find the points of the validation images, choose thresholds and score them."""
         return validate_points(
             self._prepared.val,
-            self._predictor(),
+            self._predictor(network),
             self._detection,
             mpp=self._prepared.dataset.mpp,
+            group=self._group,
             on_image=lambda done, total: self._on_progress("validate", done, total, {}),
         )
 
@@ -112,7 +127,7 @@ class PointTask:
         drawn = [samples.draw(0, number) for number in range(shown)]
         draw_point_patches(
             [image for image, _ in drawn],
-            [int(mask[0, 0]) for _, mask in drawn],
+            [int(target[0, 0, 0]) for _, target in drawn],
             self._prepared.dataset.classes,
             path,
             columns=8,
@@ -139,9 +154,10 @@ class PointTask:
             title=f"{shown.name}: the validation image with the most errors",
         )
 
-    def _predictor(self) -> WindowPredictor:
+    def _predictor(self, network: nn.Module) -> WindowPredictor:
+        assert isinstance(network, PatchCNN)
         return WindowPredictor(
-            [(self.network, self.spec)],
+            [(network, self.spec)],
             device=device_of(self._prepared.config.compute),
             precision="float32",
             stride=self._detection.stride,
@@ -152,9 +168,10 @@ class PointTask:
         self.network.eval()
         mined = mine(
             self._prepared.train,
-            self._predictor(),
+            self._predictor(self.network),
             self._detection,
             mpp=self._prepared.dataset.mpp,
+            group=self._group,
             on_image=lambda done, total: self._on_progress(f"mine, round {number}", done, total, {}),
         )
         found = sum(len(one.scores) for one in mined)
@@ -171,7 +188,7 @@ class PointTask:
         drawn = [source.draw(sample_rng(0, 0, number), self._patch_px) for number in range(VALIDATION_PATCHES)]
         return Batch(
             torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in drawn])),
-            torch.from_numpy(np.stack([mask for _, mask in drawn])),
+            torch.from_numpy(np.stack([target.transpose(2, 0, 1) for _, target in drawn])),
         )
 
 

@@ -1,5 +1,6 @@
 """From slides and models to class maps, objects and pictures."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from segkit import files
 from segkit.config import PredictConfig
-from segkit.geometry import Box
+from segkit.geometry import BLOCK_PX, Box
+from segkit.inference.instance_pieces import averaged_spec, find_instances, margin_px, picture_of, trace_instances
 from segkit.inference.joining import ObjectJoiner
 from segkit.inference.map_picture import MapPicture
 from segkit.inference.network import Predictor
@@ -21,7 +23,7 @@ from segkit.inference.plan import Plan
 from segkit.inference.seams import share_of_range
 from segkit.inference.sources import with_channels
 from segkit.models.inference_form import resolve_precision
-from segkit.models.model_file import Model, load_model
+from segkit.models.model_file import InstanceSpec, Model
 from segkit.report.figures import draw_overview
 from segkit.slides import Slide, open_slide
 from segkit.slides.pyramid_blocks import PyramidLayout, encode_block, join_pyramid, refuse_unfit_kind
@@ -29,6 +31,7 @@ from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.engine import MAP_SUFFIXES, Engine, Order, key_of_models, map_file, record_of_models
+from segkit.workflows.heat_predict import build_heat_engine, finds_points
 from segkit.workflows.inputs import InputResult, find_inputs, write_summary
 from segkit.workflows.planning import Planner, device_of_worker, free_device_bytes
 from segkit.workflows.sharing import Share, Solo
@@ -40,10 +43,15 @@ OVERVIEW_PX = 1500
 
 @dataclass(frozen=True, kw_only=True)
 class SlideResult(InputResult):
-    """What became of one input; `shares` is the area of each class, background included, as share of the map."""
+    """What became of one input.
+
+    `shares` is the area of each class, background included, as share of the map; `num_detections` counts points by
+    class, where the models find these.
+    """
 
     num_objects: int | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    num_detections: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +105,10 @@ def predict(
     paths = find_inputs(inputs)
     if not dry_run:
         files.prepare_folder(out)
-    if not models:
-        models = [runs.newest_model("semantic")]
-        on_note(f"model: {models[0]} (the newest finished run)")
-    loaded = [load_model(path) for path in models]
+    loaded = runs.load_models(models, "unet", on_note)
     order = Order(out=out, share=share or Solo(), overwrite=overwrite, dry_run=dry_run)
-    slides = run_slides(paths, build_engine(loaded, config), order, on_progress, on_note)
+    engine = build_heat_engine(loaded, config, SlideResult) if finds_points(loaded) else build_engine(loaded, config)
+    slides = run_slides(paths, engine, order, on_progress, on_note)
     if not dry_run and len(paths) > 1:
         write_summary(out, slides)
     return PredictResult(models=[model.path for model in loaded], slides=slides)
@@ -126,6 +132,11 @@ def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[Slide
     predictor = build_predictor(models, config)
     spec = predictor.spec
     channels = spec.arguments.in_channels
+    specs = [model.spec.instances for model in models if model.spec.instances is not None]
+    instances = averaged_spec(specs) if specs else None
+    margin = margin_px(instances, predictor.grid.alignment) if instances else 0
+    # The margin around the smallest part counts for all: larger ones have less of it.
+    layer_bytes = math.ceil((2 + 2 * predictor.float16 + predictor.has_distance) * (1 + 2 * margin / BLOCK_PX) ** 2)
     refuse_unfit_kind(_layout_of(1, 1, config, None, None, probability=True), config.format)
     return Engine(
         command="predict",
@@ -138,15 +149,18 @@ def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[Slide
             config,
             model_mpp=spec.mpp,
             channels=channels,
-            margin=lambda _: 0,
-            layer_bytes=4 if predictor.float16 else 2,
+            margin=lambda _: margin,
+            layer_bytes=layer_bytes,
             device_bytes=free_device_bytes(predictor.device),
             batch=config.batch,
         ),
         key=key_of_models(models, predictor),
-        record=record_of_models(models, predictor),
+        record={
+            **record_of_models(models, predictor),
+            **({"instances": instances.model_dump(mode="json")} if instances else {}),
+        },
         describe=f"{predictor.precision} on {predictor.device}",
-        outputs=lambda _source, folder, plan: _Outputs(folder, plan, spec.classes, config),
+        outputs=lambda _source, folder, plan: _Outputs(folder, plan, spec.classes, config, instances),
     )
 
 
@@ -170,9 +184,20 @@ def _layout_of(
 
 
 class _Outputs:
-    """mask (class ids), probability of the foreground on request, objects as rows and polygons, a picture."""
+    """mask (class ids), probability of the foreground on request, objects as rows and polygons, a picture.
 
-    def __init__(self, folder: Path, plan: Plan, classes: Sequence[str], config: PredictConfig) -> None:
+    Objects are instances where `instances` says how they are told apart, else connected areas of a class.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        classes: Sequence[str],
+        config: PredictConfig,
+        instances: InstanceSpec | None,
+    ) -> None:
+        self._instances = instances
         self._folder, self._plan, self._classes, self._config = folder, plan, classes, config
         layout = plan.layout
         offset = None if plan.level_0_mpp is None else tuple(at * plan.level_0_mpp for at in reversed(plan.origin))
@@ -191,15 +216,20 @@ class _Outputs:
 
     def work_up(self, layers: Layers, place: Box, block: Box) -> dict[str, NDArray[Any]]:
         """Return what is kept of a block: encoded tiles, pieces of objects, a small picture, number of pixels."""
-        del place, block  # there is no margin
-        mask, foreground, *fine = layers
+        mask, foreground, *others = (layer[block.shift(-place.y, -place.x).slices] for layer in layers)
+        if self._instances is None:
+            objects, shown = trace_block(mask, foreground, len(self._classes)), mask
+        else:
+            found = find_instances(layers[1], layers[2], place, block, self._instances)
+            objects, shown = trace_instances(mask, foreground, found, len(self._classes)), picture_of(mask, found)
         kept = {
             "mask": encode_block(mask, self._mask),
-            "objects": trace_block(mask, foreground, len(self._classes)),
-            "picture": self._picture.of_block(mask),
+            "objects": objects,
+            "picture": self._picture.of_block(shown),
             "pixels": {"count": np.bincount(mask.ravel(), minlength=len(self._classes))},
         }
         if self._config.probability:
+            fine = others if self._instances is None else others[1:]  # the first one is the distance
             kept["probability"] = encode_block(fine[0] if fine else foreground, self._probability)
         return {f"{group}/{name}": array for group, arrays in kept.items() for name, array in arrays.items()}
 
@@ -232,7 +262,14 @@ class _Outputs:
             mpp=plan.level_0_mpp,
             min_area=self._config.min_area,
         ) as objects:
-            joiner = ObjectJoiner(layout.height, layout.width, len(self._classes), objects.add)
+            joiner = ObjectJoiner(
+                layout.height,
+                layout.width,
+                len(self._classes),
+                objects.add,
+                instances=self._instances is not None,
+                min_area_px=self._instances.min_area_px if self._instances else 0,
+            )
             for at in range(layout.block_rows):
                 joiner.add_row(row(at, "objects"))
                 counts += sum((block["count"] for block in row(at, "pixels") if block is not None), np.int64(0))

@@ -1,43 +1,80 @@
 """What comes before training: the data read and checked, every `auto` of the configuration computed from them."""
 
+import functools
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from segkit.config import TrainConfig
-from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mask
-from segkit.data.points import read_points
-from segkit.data.splits import assign_splits
-from segkit.errors import InputError
+from segkit.data.cache import ArrayStore, InMemory
+from segkit.data.layout import Dataset, load_dataset
+from segkit.data.splits import assign_fold, assign_splits
 from segkit.geometry import TileGrid
-from segkit.inference.sources import with_channels
+from segkit.training.distributed import processes_here
+from segkit.training.instance_validation import LabelledObjects
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.resolve import resolve_for_masks, resolve_for_points
+from segkit.workflows.reading import (
+    LabelledSlide,
+    Readings,
+    channel_statistics,
+    labelled_image,
+    labelled_objects,
+    labelled_points,
+    read_labelled,
+)
+from segkit.workflows.resolve import resolve_for_heat, resolve_for_points, resolve_for_unet, resolve_task
 
-LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints)
+__all__ = ["AnyPrepared", "Prepared", "channel_statistics", "input_px", "prepare"]
+
+LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints, LabelledObjects)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Generic[LabelledT]):
-    """A resolved configuration with the images it speaks of."""
+    """A resolved configuration with the images it speaks of.
+
+    `slides` are training slides that are too large to be read whole; `store` keeps arrays that are made of the images.
+    `is_resumed`: the network's weights will be those of a checkpoint, whatever it begins with.
+    """
 
     config: TrainConfig
     dataset: Dataset
     train: list[LabelledT]
     val: list[LabelledT]
+    slides: list[LabelledSlide] = field(default_factory=list)
+    store: ArrayStore = field(default_factory=InMemory)
+    is_resumed: bool = False
+
+    @property
+    def learned(self) -> Sequence[LabelledT | LabelledSlide]:
+        """What is learned from: training images and slides."""
+        everything: list[Any] = [*self.train, *self.slides]
+        return everything
+
+    @property
+    def channels(self) -> int:
+        """Channels of all images."""
+        return int(self.learned[0].image.shape[2])
 
 
-def prepare(
-    config: TrainConfig, *, on_progress: OnProgress, on_note: OnNote
-) -> Prepared[LabelledImage] | Prepared[LabelledPoints]:
+AnyPrepared = Prepared[LabelledImage] | Prepared[LabelledObjects] | Prepared[LabelledPoints]
+
+
+def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnProgress, on_note: OnNote) -> AnyPrepared:
     """Read the data that a configuration speaks of, and compute all its `auto` values.
+
+    Parameters
+    ----------
+    config
+        What the user set.
+    cache
+        Where decoded images go that would fill the memory; None: they stay there all the same.
+    on_progress, on_note
+        Told how far it is, and what was found and chosen.
 
     Raises
     ------
@@ -47,79 +84,51 @@ def prepare(
         Settings do not go together, or not with the annotation.
     """
     dataset = assign_splits(
-        load_dataset(config.data),
+        load_dataset(config.data, with_test=False),
         val_fraction=config.data.val_fraction,
         test_fraction=config.data.test_fraction,
         seed=config.seed,
     )
+    if config.data.folds is not None and config.data.fold is not None:
+        dataset = assign_fold(dataset, folds=config.data.folds, fold=config.data.fold, seed=config.seed)
     for text in dataset.notes:
         on_note(text)
-    if dataset.annotation == "points":
-        train_points, val_points = _read(dataset, _read_points, on_progress)
-        resolved, notes = resolve_for_points(config, dataset, train_points, val_points)
-        for text in notes:
+    config = resolve_task(config, dataset)
+    read = functools.partial(
+        read_labelled,
+        dataset,
+        cache=config.data.cache,
+        usual_cache=cache,
+        processes=processes_here(os.environ),
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+
+    def prepared(readings: Readings[LabelledT], resolved: tuple[TrainConfig, list[str]]) -> Prepared[LabelledT]:
+        for text in resolved[1]:
             on_note(text)
-        return Prepared(config=resolved, dataset=dataset, train=train_points, val=val_points)
-    train_masks, val_masks = _read(dataset, _read_mask, on_progress)
-    resolved, notes = resolve_for_masks(config, dataset, train_masks)
-    for text in notes:
-        on_note(text)
-    return Prepared(config=resolved, dataset=dataset, train=train_masks, val=val_masks)
+        return Prepared(
+            config=resolved[0],
+            dataset=dataset,
+            train=readings.train,
+            val=readings.val,
+            slides=readings.slides,
+            store=readings.store,
+        )
+
+    match config.task:
+        case "points":
+            points = read(labelled_points, bytes_per_pixel=0)
+            resolve = resolve_for_heat if config.model.network == "unet" else resolve_for_points
+            return prepared(points, resolve(config, dataset, points.train, points.val))
+        case "instance":
+            objects = read(labelled_objects, bytes_per_pixel=7)
+            return prepared(objects, resolve_for_unet(config, dataset, objects.train))
+        case _:
+            masks = read(labelled_image, bytes_per_pixel=1 + 2 * config.loss.weight_map, by_region=True)
+            return prepared(masks, resolve_for_unet(config, dataset, [*masks.train, *masks.slides]))
 
 
 def input_px(config: TrainConfig, grid: TileGrid) -> int:
     """Return the side of the patches that a U-Net is fed: `patches.size_px` of output and what it loses."""
     return grid.legal_size(int(config.patches.size_px) + 2 * grid.margin)
-
-
-def _read_mask(item: Item, dataset: Dataset) -> LabelledImage:
-    return LabelledImage(item.name, read_image(item), read_mask(item, dataset))
-
-
-def _read_points(item: Item, dataset: Dataset) -> LabelledPoints:
-    image = read_image(item)
-    return LabelledPoints(item.name, image, read_points(item, dataset, *image.shape[:2]))
-
-
-def _read(
-    dataset: Dataset, read: Callable[[Item, Dataset], LabelledT], on_progress: OnProgress
-) -> tuple[list[LabelledT], list[LabelledT]]:
-    """Read the images of training and validation, with what is known of them."""
-
-    def attempt(item: Item) -> LabelledT | str:
-        try:
-            return read(item, dataset)
-        except InputError as error:
-            return str(error)
-
-    items = [*dataset.of_split("train"), *dataset.of_split("val")]
-    labelled: list[LabelledT] = []
-    problems: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for number, one in enumerate(threads.map(attempt, items), start=1):
-            if isinstance(one, str):
-                problems.append(one)
-            else:
-                labelled.append(one)
-            on_progress("read images", number, len(items), {})
-    if problems:
-        raise InputError(f"{dataset.root}: cannot be trained on. `segkit check` tells more.", problems)
-    # Colour and grey images together: all become colour, as `segkit check` says.
-    channels = max(one.image.shape[2] for one in labelled)
-    labelled = [one._replace(image=with_channels(one.image, channels)) for one in labelled]
-    num_train = len(dataset.of_split("train"))
-    return labelled[:num_train], labelled[num_train:]
-
-
-def channel_statistics(images: Sequence[NDArray[np.uint8]]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel over all pixels, as shares of white (0..1)."""
-    channels = images[0].shape[2]
-    counts = np.zeros((channels, 256))
-    for image in images:
-        for channel in range(channels):
-            counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-4))
-    return mean.tolist(), std.tolist()

@@ -5,17 +5,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from segkit.config import AUTO, Auto, TrainConfig, length_px
-from segkit.data.augment import resolve_augment
+from segkit.config import AUTO, Auto, TaskName, TrainConfig, length_px
 from segkit.data.layout import Dataset, shorten
+from segkit.data.presets import resolve_augment, resolve_backend
 from segkit.errors import ConfigError, InputError
-from segkit.models.inference_form import resolve_device, resolve_precision
-from segkit.models.patch_cnn import CIRESAN_PX, usual_base_channels, usual_depth
+from segkit.models.inference_form import resolve_precision
+from segkit.models.patch_cnn import CIRESAN_PX, usual_activation, usual_base_channels, usual_depth, usual_norm
+from segkit.models.patch_cnn import FORMS as PATCH_CNN_FORMS
+from segkit.training.distributed import count_processes, processes_here
+from segkit.training.instance_validation import LabelledObjects
+from segkit.training.loading import choose_workers
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
+from segkit.workflows.planning import device_of_worker
+from segkit.workflows.reading import LabelledSlide
 
 T = TypeVar("T")
 
@@ -24,30 +31,64 @@ MATCH_UM: Final = 7.5
 MATCH_PX: Final = 15
 UNET_FORMS: Final = ("modern", "paper")
 SMALLEST_PX, LARGEST_PX = 33, 101
+USUAL_RATES: Final = {"sgd": 1e-2, "adagrad": 1e-2, "rmsprop": 1e-4}
+"""Where it is not 1e-3; rmsprop's momentum makes a rate act ten times as large."""
 
 
-def resolve_for_masks(
-    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledImage]
-) -> tuple[TrainConfig, list[str]]:
-    """Return the configuration of a U-Net's training without `auto`, and a line for each value that was computed.
+def resolve_task(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the configuration with the task, and the network that learns it, chosen.
 
     Raises
     ------
     ConfigError
-        `model.form` is one of a patch CNN.
+        They do not go with the annotation, with each other or with `model.form`.
     """
-    if config.model.form not in UNET_FORMS:
+    annotation = dataset.annotation
+    usual: TaskName = {"points": "points", "labels": "instance"}.get(annotation, "semantic")  # type: ignore[assignment]
+    task = _given_or(config.task, usual)
+    if (task == "points") != (annotation == "points"):
         raise ConfigError(
-            f"model.form = {config.model.form}: is a patch CNN's, which learns from points, and {dataset.root} is used "
-            f"with {dataset.annotation}. Take {' or '.join(UNET_FORMS)}, or data.annotation=points."
+            f"task = {task}: {dataset.root} is used with {annotation}. Points are learned from points, the others from "
+            "masks, labels or geojson: choose another task, or another data.annotation."
         )
+    network = _given_or(config.model.network, "patch_cnn" if task == "points" else "unet")
+    if network == "patch_cnn" and task != "points":
+        raise ConfigError(
+            f"model.network = patch_cnn: learns from points, and {dataset.root} is used with {annotation}. Take unet, "
+            "or data.annotation=points."
+        )
+    form = config.model.form
+    fitting = UNET_FORMS if network == "unet" else PATCH_CNN_FORMS
+    if form not in fitting:
+        kind, other = ("a U-Net", "a patch CNN") if network == "unet" else ("a patch CNN", "a U-Net")
+        raise ConfigError(
+            f"model.form = {form}: is {other}'s, and {dataset.root} is used with {annotation}, for {kind}. Take "
+            f"{' or '.join(fitting)}"
+            + (", or data.annotation=points." if task != "points" else ", or another model.network.")
+        )
+    if network == "patch_cnn" and config.model.encoder != "plain":
+        raise ConfigError(f"model.encoder = {config.model.encoder}: is for U-Nets. Take model.network=unet.")
+    model = config.model.model_copy(update={"network": network})
+    return config.model_copy(update={"task": task, "model": model})
+
+
+def resolve_for_unet(
+    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledImage | LabelledObjects | LabelledSlide]
+) -> tuple[TrainConfig, list[str]]:
+    """Return the configuration of a U-Net's training without `auto`, and a line for each value that was computed.
+
+    Parameters
+    ----------
+    config
+        With a task and a network (`resolve_task`).
+    """
     paper = config.model.form == "paper"
     depth = _given_or(config.model.depth, 4)
     batch = _given_or(config.patches.batch, 8)
     smallest = min(min(one.image.shape[:2]) for one in images)
     size_px = _given_or(config.patches.size_px, max(2**depth, min(256, smallest) // 2**depth * 2**depth))
     area = sum(one.image.shape[0] * one.image.shape[1] for one in images)
-    return _resolved(
+    resolved, notes = _resolved(
         config,
         dataset,
         channels=images[0].image.shape[2],
@@ -58,9 +99,43 @@ def resolve_for_masks(
             "base_channels": _given_or(config.model.base_channels, 64 if paper else 32),
             "depth": depth,
             "dropout": _given_or(config.model.dropout, 0.5 if paper else 0.0),
+            "norm": _given_or(config.model.norm, "none" if paper else "batch"),
+            "activation": _given_or(config.model.activation, "relu"),
         },
-        loss="dice_cross_entropy",
+        loss=None if config.task == "points" else "dice_cross_entropy",
     )
+    padded = [one for one in images if min(one.image.shape[:2]) < size_px]
+    if padded:
+        notes.append(
+            f"{len(padded)} of {len(images)} images are smaller than the patches of {size_px} px, and are mirrored "
+            "beyond their border to fill them."
+        )
+    return resolved, notes
+
+
+def resolve_for_heat(
+    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]
+) -> tuple[TrainConfig, list[str]]:
+    """Return the configuration of the training of a U-Net that finds points, likewise.
+
+    Raises
+    ------
+    ConfigError
+        A radius is in um and the scale is unknown.
+    InputError
+        There are no points to learn from, or none to choose the best epoch and thresholds by.
+    """
+    if config.loss.name != AUTO:
+        raise ConfigError(
+            f"loss.name = {config.loss.name}: a U-Net that finds points has a loss of its own. Leave it out, or take "
+            "model.network=patch_cnn."
+        )
+    _require_points(dataset, images, validation)
+    with_radii = config.model_copy(update={"points": config.points.model_copy(update=_radii(config, dataset, images))})
+    as_images = [LabelledImage(one.name, one.image, one.image[..., 0]) for one in images]
+    resolved, notes = resolve_for_unet(with_radii, dataset, as_images)
+    chosen = differences(config, with_radii)
+    return resolved, [f"automatic: {key} = {value}" for key, value in chosen.items()] + notes
 
 
 def resolve_for_points(
@@ -71,33 +146,15 @@ def resolve_for_points(
     Raises
     ------
     ConfigError
-        `model.form` is one of a U-Net, or a radius is in um and the scale is unknown.
+        A radius is in um and the scale is unknown.
     InputError
         There are no points to learn from, or none to choose the best epoch and thresholds by; or a patch is larger than
         an image.
     """
     form = config.model.form
-    if form == "paper":
-        raise ConfigError(
-            f"model.form = {form}: is a U-Net's, which learns from masks, and {dataset.root} is used with points. Take "
-            "modern, dnn1, dnn2, lenet, vgg, mlp or linear."
-        )
-    num_points = _num_points(images)
-    if num_points == 0:
-        raise InputError(
-            f"{dataset.root}: the training images have no points of a class. Label some, or change splits."
-        )
-    if _num_points(validation) == 0:
-        raise InputError(
-            f"{dataset.root}: the validation images have no points of a class, by which the best epoch and the "
-            "thresholds could be chosen. Label some, or change splits."
-        )
-    match = _given_or(config.points.match_radius, usual_match_radius(images, dataset.mpp))
-    radii = {
-        "match_radius": match,
-        "positive_radius": _given_or(config.points.positive_radius, times(match, 0.5)),
-        "near_radius": _given_or(config.points.near_radius, times(match, 3)),
-    }
+    assert form != "paper", "resolve_task comes first"
+    _require_points(dataset, images, validation)
+    radii = _radii(config, dataset, images)
     radii_px = {key: _pixels(key, length, dataset.mpp) for key, length in radii.items()}
     usual_px = (
         CIRESAN_PX
@@ -123,15 +180,42 @@ def resolve_for_points(
         channels=images[0].image.shape[2],
         batch=batch,
         size_px=size_px,
-        steps=max(100, round(num_points / (config.points.positives * batch))),
+        steps=max(100, round(_num_points(images) / (config.points.positives * batch))),
         model={
             "base_channels": _given_or(config.model.base_channels, usual_base_channels(form)),
             "depth": _given_or(config.model.depth, usual_depth(form, size_px)),
             "dropout": _given_or(config.model.dropout, 0.0),
+            "norm": _given_or(config.model.norm, usual_norm(form)),
+            "activation": _given_or(config.model.activation, usual_activation(form)),
         },
         loss="cross_entropy",
         points=radii,
     )
+
+
+def _require_points(dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]) -> None:
+    if _num_points(images) == 0:
+        raise InputError(
+            f"{dataset.root}: the training images have no points of a class. Label some, or change splits."
+        )
+    if _num_points(validation) == 0:
+        raise InputError(
+            f"{dataset.root}: the validation images have no points of a class, by which the best epoch and the "
+            "thresholds could be chosen. Label some, or change splits."
+        )
+
+
+def _radii(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints]) -> dict[str, str]:
+    """Return the radii of the section `points`, computed where they are `auto`, and known in pixels."""
+    match = _given_or(config.points.match_radius, usual_match_radius(images, dataset.mpp))
+    radii = {
+        "match_radius": match,
+        "positive_radius": _given_or(config.points.positive_radius, times(match, 0.5)),
+        "near_radius": _given_or(config.points.near_radius, times(match, 3)),
+    }
+    for key, length in radii.items():
+        _pixels(key, length, dataset.mpp)
+    return radii
 
 
 def _num_points(images: Sequence[LabelledPoints]) -> int:
@@ -174,10 +258,17 @@ def _resolved(
     size_px: int,
     steps: int,
     model: Mapping[str, Any],
-    loss: str,
+    loss: str | None,
     points: Mapping[str, Any] | None = None,
 ) -> tuple[TrainConfig, list[str]]:
-    device = resolve_device(config.compute.device)
+    device = device_of_worker(config.compute)
+    processes = count_processes(os.environ)
+    if batch % processes:
+        raise ConfigError(
+            f"patches.batch = {batch}: cannot be divided evenly among {processes} processes. Give a multiple of "
+            f"{processes}."
+        )
+    augment = resolve_augment(config.augment, channels)
     steps = _given_or(config.steps_per_epoch, steps)
     chosen: dict[str, Any] = {
         # Class names stay as they were given: a list of names would not say which mask values they stand for.
@@ -185,20 +276,26 @@ def _resolved(
         "model": model,
         "patches": {"size_px": size_px, "batch": batch},
         "points": points or {},
-        "augment": resolve_augment(config.augment, channels).model_dump(),
+        "augment": {**augment.model_dump(), "backend": resolve_backend(augment, on_cuda=device.type == "cuda")},
         "optimiser": {
+            "learning_rate": _given_or(config.optimiser.learning_rate, USUAL_RATES.get(config.optimiser.name, 1e-3)),
             "warmup_steps": _given_or(config.optimiser.warmup_steps, min(200, round(0.05 * steps * config.epochs))),
         },
-        "compute": {"device": str(device), "precision": resolve_precision(config.compute.precision, device)},
-        "loss": _given_or(config.loss, loss),
+        "compute": {"device": str(device), "precision": _precision(config, device)},
+        "loss": {} if loss is None else {"name": _given_or(config.loss.name, loss)},
         "steps_per_epoch": steps,
-        "workers": _given_or(config.workers, 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) - 1)),
+        "workers": _given_or(config.workers, choose_workers(device.type, processes=processes_here(os.environ))),
     }
     before = config.model_dump()
     merged = {key: {**before[key], **value} if isinstance(value, Mapping) else value for key, value in chosen.items()}
     resolved = TrainConfig.model_validate({**before, **merged})
     notes = [f"automatic: {key} = {value}" for key, value in differences(config, resolved).items()]
     return resolved, notes
+
+
+def _precision(config: TrainConfig, device: torch.device) -> str:
+    precision = config.compute.precision
+    return precision if precision == "float16" else resolve_precision(precision, device)
 
 
 def _given_or(value: T | Auto, automatic: T) -> T:

@@ -1,18 +1,20 @@
 """Run folders: their names, their records, and finding the newest one."""
 
 import csv
-import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from segkit import files
 from segkit.errors import InputError, ModelError, UsageError
-from segkit.models.model_file import MODEL_NAME
-from segkit.training.checkpoint import newest_epoch
+from segkit.models.model_file import MODEL_NAME, Model, load_model
+from segkit.models.model_list import expand_models
+from segkit.training.checkpoint import newest_step
+from segkit.versions import version_of
 
 RUNS = Path("runs")
 RECORD = "run.json"
@@ -33,9 +35,14 @@ def new_run_folder(out: Path | None, data: Path) -> Path:
     if out is None:
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         out = RUNS / f"{stamp}-{data.resolve().name}"
-    if (out / MODEL_NAME).exists() or newest_epoch(out / CHECKPOINTS) is not None:
+    if (out / MODEL_NAME).exists() or newest_step(out / CHECKPOINTS) is not None:
         raise UsageError(f"{out}: holds a training already. Go on with it by --resume {out}, or choose another --out.")
     return out
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Tell whether a training in this folder can be gone on with."""
+    return newest_step(run / CHECKPOINTS) is not None
 
 
 def point_latest_to(run: Path) -> None:
@@ -45,21 +52,40 @@ def point_latest_to(run: Path) -> None:
         files.point_link(run.parent / "latest", run.name)
 
 
-def newest_model(task: str | None = None) -> Path:
-    """Return the newest finished training under runs/, of one task (semantic, points) or any.
+def newest_model(architecture: str | None = None) -> Path:
+    """Return the newest finished training under runs/, of one architecture (unet, patch_cnn) or any.
 
     Raises
     ------
     ModelError
         There is none.
     """
-    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if _is_finished_training(path.parent, task)]
+    finished = [path.parent for path in RUNS.glob(f"*/{RECORD}") if _is_finished_training(path.parent, architecture)]
     if not finished:
-        kind = {"semantic": " on masks", "points": " on points"}.get(task or "", "")
+        kind = {"unet": " of a U-Net", "patch_cnn": " of a patch CNN"}.get(architecture or "", "")
         raise ModelError(
             f"no finished training{kind} under {RUNS.resolve()}. Give --model, or run `segkit train` first."
         )
     return max(finished, key=lambda run: (run / RECORD).stat().st_mtime)
+
+
+def load_models(paths: Sequence[Path], architecture: str | None, on_note: Callable[[str], None]) -> list[Model]:
+    """Load model files, run folders, and the models of folders with several (`segkit train --folds`).
+
+    Parameters
+    ----------
+    paths
+        None: the newest finished training of this architecture, which is said.
+
+    Raises
+    ------
+    ModelError
+        One cannot be used, or there is none.
+    """
+    if not paths:
+        paths = [newest_model(architecture)]
+        on_note(f"model: {paths[0]} (the newest finished run)")
+    return [load_model(path) for path in expand_models(paths)]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -91,7 +117,7 @@ def versions() -> dict[str, str]:
     packages = ("segkit", "torch", "numpy", "albumentations", "tifffile", "imagecodecs")
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version_of(name) for name in packages},
     }
 
 
@@ -115,9 +141,11 @@ def require_folder(path: Path, what: str) -> Path:
     return path
 
 
-def _is_finished_training(folder: Path, task: str | None) -> bool:
+def _is_finished_training(folder: Path, architecture: str | None) -> bool:
     record = read_record(folder) or {}
     named_otherwise = folder.is_symlink()  # `latest`
     trained = record.get("command") == "train" and record.get("complete") is True
-    suits = task is None or record.get("task") == task
+    # The first runs did not say: patch CNNs were those for points.
+    usual = "patch_cnn" if record.get("task") == "points" else "unet"
+    suits = architecture is None or record.get("architecture", usual) == architecture
     return trained and suits and not named_otherwise and (folder / MODEL_NAME).is_file()

@@ -1,39 +1,45 @@
 """What a training needs to know of the kind of annotation that it learns from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from segkit.models.model_file import ModelSpec
+from torch import Tensor, nn
+
+from segkit.data.mined import Mined
+from segkit.models.initialisation import ZEROS_WARNING, initialise
+from segkit.models.model_file import ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
+from segkit.models.transfer import (
+    PARTS,
+    Part,
+    freeze,
+    load_encoder_weights,
+    parameter_groups,
+    settle_frozen,
+    start_from,
+)
 from segkit.models.unet import UNet
+from segkit.training.deep_supervision import DeepSupervision
+from segkit.training.device_augment import DeviceAugmenter
+from segkit.training.distributed import Group
+from segkit.training.instance_validation import LabelledObjects
+from segkit.training.optimisation import ParameterGroup
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.samples import Batch, Samples
+from segkit.training.trainable import Trainable
 from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows import runs
-from segkit.workflows.prepare import Prepared, channel_statistics
+from segkit.workflows.callbacks import OnNote, OnProgress
+from segkit.workflows.mined_table import mined_path, read_mined, write_mined
+from segkit.workflows.prepare import AnyPrepared, Prepared, channel_statistics
+
+LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints, LabelledObjects)
+Augment = Callable[[Batch, int, Sequence[int]], Batch]
 
 
-class Task(Protocol):
-    """A network, its samples and its validation; made from prepared data.
-
-    Attributes
-    ----------
-    metric
-        What `Validation.score` is: dice or f1.
-    spec
-        The network's description.
-    validation_patches
-        A fixed set of patches for the validation loss.
-    """
-
-    metric: str
-    spec: ModelSpec
-    validation_patches: Batch
-
-    @property
-    def network(self) -> UNet | PatchCNN:
-        """The network to train."""
+class Task(Trainable, Protocol):
+    """A network, its samples and its validation; made from prepared data. See `Trainable` for the rest."""
 
     def round_ends(self) -> Sequence[int]:
         """Return the epochs after which the samples change, and the last epoch."""
@@ -41,8 +47,8 @@ class Task(Protocol):
     def samples_of_round(self, number: int, run: Path) -> Samples:
         """Return the samples of a round, from 0 on; what they depend on is left in the run's folder."""
 
-    def validate(self) -> Validation:
-        """Measure the network on the validation images."""
+    def augment_on_device(self) -> Augment | None:
+        """Return what changes batches on the device, None where samples come changed."""
 
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches."""
@@ -51,9 +57,141 @@ class Task(Protocol):
         """Draw validation images with what is right and wrong."""
 
 
-def common_description(prepared: Prepared[LabelledImage] | Prepared[LabelledPoints]) -> Mapping[str, object]:
+class NetworkTask(Generic[LabelledT]):
+    """What all tasks do alike: a network that begins as the configuration says, and which parts of it are trained.
+
+    Attributes
+    ----------
+    network
+        The network that becomes the model.
+    trained
+        It, or `DeepSupervision` around it.
+    """
+
+    network: UNet | PatchCNN
+    trained: nn.Module
+    spec: ModelSpec
+    num_planes = 1
+    """Planes of the targets."""
+
+    def __init__(
+        self,
+        prepared: Prepared[LabelledT],
+        arguments: UNetArguments | PatchCNNArguments,
+        *,
+        group: Group,
+        on_progress: OnProgress,
+        on_note: OnNote,
+    ) -> None:
+        self._prepared: Prepared[LabelledT] = prepared
+        self._group, self._on_progress, self._on_note = group, on_progress, on_note
+        config = prepared.config
+        self.network = build_network(arguments, device="cpu")
+        if config.model.init != "he":  # which networks begin with
+            initialise(self.network, config.model.init, arguments.activation or "relu")
+        if config.model.init == "zeros":
+            on_note(ZEROS_WARNING)
+        self._pretrained = self._take_over()
+        with_heads = config.model.deep_supervision and isinstance(self.network, UNet)
+        self.trained = DeepSupervision(self.network) if with_heads else self.network  # type: ignore[arg-type]
+        self._frozen: set[Part] = set()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return all parameters, those that were learned before in a group of their own."""
+        rate = self._prepared.config.transfer.pretrained_rate
+        groups = parameter_groups(self.network, frozen=set(), pretrained=self._pretrained, pretrained_rate=rate)
+        if isinstance(self.trained, DeepSupervision):
+            groups.append((list(self.trained.heads.parameters()), 1.0))
+        return [ParameterGroup(parameters, factor) for parameters, factor in groups]
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Put the network into training mode, frozen parts aside; tell whether other parts are frozen than before."""
+        before, self._frozen = self._frozen, self._frozen_in(epoch)
+        if before != self._frozen:
+            freeze(self.network, self._frozen)
+            frozen = " and ".join(sorted(self._frozen)) or "no part"
+            self._on_note(f"from epoch {epoch + 1} on {frozen} of the network is frozen")
+        self.trained.train()
+        settle_frozen(self.trained)
+        return before != self._frozen
+
+    def augment_on_device(self) -> Augment | None:
+        """Return what changes batches on the device, None where samples come changed."""
+        config = self._prepared.config
+        if config.augment.backend != "device":
+            return None
+        augmenter = DeviceAugmenter(config.augment, self.input_px, self.num_planes, config.seed)
+        return lambda batch, step, numbers: Batch(*augmenter(batch.images, batch.targets, step, numbers))
+
+    def mined_in_round(self, run: Path, number: int, mine: Callable[[], list[Mined]]) -> list[Mined]:
+        """Return what mining has found in a round: what is written down in the run's folder, else mined now.
+
+        What a round has found is written down, so that a resumed run draws the same.
+        """
+        table, names = mined_path(run, number), [one.name for one in self._prepared.train]
+        if not self._group.from_first(table.exists):
+            mined = mine()
+            if self._group.is_first:
+                write_mined(table, names, mined)
+        return self._group.from_first(lambda: read_mined(table, names))
+
+    @property
+    def input_px(self) -> int:
+        """The side of the patches that the network is fed."""
+        return int(self._prepared.config.patches.size_px)
+
+    def _frozen_in(self, epoch: int) -> set[Part]:
+        transfer = self._prepared.config.transfer
+        if transfer.freeze == "none" or (transfer.unfreeze_epoch is not None and epoch + 1 >= transfer.unfreeze_epoch):
+            return set()
+        return {"encoder"} if transfer.freeze == "encoder" else set(PARTS) - {"head"}
+
+    def _say(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            self._on_note(note)
+
+    def _take_over(self) -> set[Part]:
+        """Put weights that were learned before into the network; return the parts that have them."""
+        config = self._prepared.config
+        taken: set[Part] = set()
+        if config.model.encoder_weights != "none" and isinstance(self.network, UNet):
+            if not self._prepared.is_resumed:
+                self._say(load_encoder_weights(self.network, config.model.encoder_weights))
+            taken = {"encoder"}
+        if config.transfer.init_from is not None:
+            if not self._prepared.is_resumed:
+                self._say(start_from(self.network, load_model(config.transfer.init_from)))
+            taken = set(PARTS) - {"head"}
+        return taken
+
+
+def unet_arguments(prepared: AnyPrepared, **outputs: int) -> UNetArguments:
+    """Return the arguments of the U-Net that a configuration without `auto` asks for.
+
+    Parameters
+    ----------
+    outputs
+        `num_classes` and, where there are, `extra_maps`.
+    """
+    model = prepared.config.model
+    return UNetArguments.model_validate(
+        {
+            "in_channels": prepared.channels,
+            "base_channels": model.base_channels,
+            "depth": model.depth,
+            "form": model.form,
+            "dropout": model.dropout,
+            "encoder": model.encoder,
+            "norm": model.norm,
+            "activation": model.activation,
+            **outputs,
+        }
+    )
+
+
+def common_description(prepared: AnyPrepared) -> Mapping[str, object]:
     """Return what the description of every model holds."""
-    mean, std = channel_statistics([one.image for one in prepared.train])
+    mean, std = channel_statistics([one.image for one in prepared.learned])
     return {
         "classes": list(prepared.dataset.classes),
         "mpp": prepared.dataset.mpp,
@@ -65,7 +203,7 @@ def common_description(prepared: Prepared[LabelledImage] | Prepared[LabelledPoin
             "annotation": prepared.dataset.annotation,
             "ignore": prepared.dataset.ignore,
             "hard_negatives": list(prepared.dataset.hard_negatives),
-            "num_train": len(prepared.train),
+            "num_train": len(prepared.learned),
             "num_val": len(prepared.val),
             "epochs": prepared.config.epochs,
             "seed": prepared.config.seed,
@@ -73,3 +211,12 @@ def common_description(prepared: Prepared[LabelledImage] | Prepared[LabelledPoin
             "versions": runs.versions(),
         },
     }
+
+
+def middle_of(targets_BPHW: Tensor, outputs_BCHW: Tensor) -> Tensor:
+    """Return the middle of the targets, as large as the outputs: valid convolutions lose a border."""
+    top, left = (
+        (whole - part) // 2 for whole, part in zip(targets_BPHW.shape[-2:], outputs_BCHW.shape[-2:], strict=True)
+    )
+    height, width = outputs_BCHW.shape[-2:]
+    return targets_BPHW[..., top : top + height, left : left + width]

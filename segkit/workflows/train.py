@@ -1,8 +1,10 @@
 """From a folder of labelled images to a run folder with a model."""
 
+import contextlib
+import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +14,31 @@ from segkit import files
 from segkit.config import TrainConfig, build_config, write_yaml
 from segkit.data.layout import shorten
 from segkit.data.splits import SPLIT_COLUMNS, split_rows
-from segkit.errors import InputError, UsageError
-from segkit.models.model_file import MODEL_NAME, load_model
-from segkit.models.patch_cnn import PatchCNN
-from segkit.models.unet import UNet
-from segkit.report.curves import draw_curves
-from segkit.report.figures import draw_kernels
+from segkit.errors import DivergedError, InputError, UsageError
+from segkit.models.model_file import MODEL_NAME, load_model, save_model
+from segkit.report.judgement import judge_curves
+from segkit.training.best_epochs import average_of_best
 from segkit.training.checkpoint import load_newest
-from segkit.training.fit import FitResult, Row, fit
-from segkit.training.losses import loss_function
-from segkit.training.point_validation import LabelledPoints
-from segkit.training.validation import LabelledImage, Validation
+from segkit.training.distributed import Group, open_group
+from segkit.training.fit import FitResult, Hold, fit, hold_nothing
+from segkit.training.loading import usable_cores, waiting_advice
+from segkit.training.state import Row, score_of
+from segkit.training.tensorboard import TensorBoardLog
+from segkit.training.validation import Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.mask_task import MaskTask
 from segkit.workflows.mined_table import remove_mined
-from segkit.workflows.point_task import PointTask
-from segkit.workflows.prepare import Prepared, prepare
+from segkit.workflows.planning import device_of_worker
+from segkit.workflows.prepare import AnyPrepared, prepare
 from segkit.workflows.resolve import differences
-from segkit.workflows.settings import fit_settings
+from segkit.workflows.run_figures import FIGURES, RunFigures
 from segkit.workflows.task import Task
+from segkit.workflows.tasks import build_task
 
-FIGURES = "figures"
-METRIC_NAMES = {"dice": "Dice", "f1": "F1"}
-AnyPrepared = Prepared[LabelledImage] | Prepared[LabelledPoints]
-MAY_CHANGE = frozenset({"epochs", "workers", "data.dir", "compute.device"})
+CACHE = "cache"
+BOARD = "tensorboard"
+METRIC_NAMES = {"dice": "Dice", "f1": "F1", "ap": "AP"}
+MAY_CHANGE = frozenset({"epochs", "patience", "workers", "data.dir", "data.cache", "compute.device", "tensorboard"})
 """Settings of a resumed run that may be others than those it was begun with."""
 
 
@@ -62,10 +64,12 @@ def train(
     *,
     out: Path | None = None,
     resume: Path | None = None,
+    group: Group | None = None,
+    hold: Hold = hold_nothing,
     on_progress: OnProgress = quiet_progress,
     on_note: OnNote = quiet_note,
 ) -> TrainResult:
-    """Train a model on a data folder.
+    """Train a model on a data folder; one of several processes where torchrun or srun has started them.
 
     Parameters
     ----------
@@ -76,6 +80,10 @@ def train(
     resume
         A run folder to go on with; `config` is then that run's, possibly with more epochs, or other values of what
         does not change the result (`MAY_CHANGE`). A run that has all its epochs is left as it is.
+    group
+        The processes that train together, connected already; None: they are connected here.
+    hold
+        See `segkit.training.fit.fit`.
 
     Raises
     ------
@@ -86,73 +94,108 @@ def train(
     DivergedError
         The loss stopped being finite.
     """
+    device = device_of_worker(config.compute)
+    with open_group(device) if group is None else contextlib.nullcontext(group) as processes:
+        if not processes.is_first:
+            on_progress, on_note = quiet_progress, quiet_note
+        run = processes.from_first(lambda: _folder_for(out, resume, config))
+        with files.folder_lock(run) if processes.is_first else contextlib.nullcontext():
+            return _train(config, run, device, processes, resume is not None, hold, on_progress, on_note)
+
+
+def _folder_for(out: Path | None, resume: Path | None, config: TrainConfig) -> Path:
+    return files.prepare_folder(resume or runs.new_run_folder(out, config.data.dir))
+
+
+def _train(
+    config: TrainConfig,
+    run: Path,
+    device: torch.device,
+    group: Group,
+    resume: bool,
+    hold: Hold,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> TrainResult:
     started = time.perf_counter()
-    run = resume or runs.new_run_folder(out, config.data.dir)
-    files.prepare_folder(run)
-    with files.folder_lock(run):
+    if group.is_first:
         files.remove_leftovers(run)
 
-        def note(text: str) -> None:
+    def note(text: str) -> None:
+        if group.is_first:
             files.append_line(run / "log.txt", f"{runs.now()} {text}")
             on_note(text)
 
-        if resume is not None:
-            finished = _finished_before(run, config)
-            if finished is not None:
-                note(f"{run}: has all of its {config.epochs} epochs. To train on, give more by --epochs.")
-                return finished
-        prepared = prepare(config, on_progress=on_progress, on_note=note)
-        config, dataset = prepared.config, prepared.dataset
-        changed: Mapping[str, Any] = {}
-        if resume is not None:
-            changed = _require_same_training(run, prepared, note)
-            # From here on it is unfinished again.
-            (run / runs.RECORD).unlink(missing_ok=True)
-        if resume is None or "epochs" in changed:
-            # The epochs after which hard negatives are mined follow from their number: what was found is of others.
-            remove_mined(run)
-        files.write_csv(run / runs.SPLITS, split_rows(dataset), SPLIT_COLUMNS)
-        files.write_text(run / runs.CONFIG, write_yaml(config))
-        torch.manual_seed(config.seed)
-        task = _build_task(prepared, on_progress, note)
-        figures = run / FIGURES
+    finished = group.from_first(lambda: _finished_before(run, config) if resume else None)
+    if finished is not None:
+        note(f"{run}: is finished. To train on, give more --epochs than {config.epochs}, or more patience.")
+        return finished
+    prepared = group.together(
+        functools.partial(prepare, config, cache=run / CACHE, on_progress=on_progress, on_note=note)
+    )
+    prepared = replace(prepared, is_resumed=resume)
+    config = prepared.config
+    changed: Mapping[str, Any] = {}
+    if resume:
+        changed = group.from_first(lambda: _require_same_training(run, prepared, note))
+    if group.is_first:
+        _write_beginning(run, prepared, is_other_training=not resume or "epochs" in changed)
+    torch.manual_seed(config.seed)
+    task = group.together(lambda: build_task(prepared, group=group, on_progress=on_progress, on_note=note))
+    figures = RunFigures(run, task)
+    history: list[Row] = group.from_first(lambda: load_newest(run / runs.CHECKPOINTS)[1]["history"] if resume else [])
+    trained = len(history)
 
-        def on_epoch(row: Row, validation: Validation, is_best: bool) -> None:
-            note(
-                f"epoch {row['epoch']}/{config.epochs}: training loss {row['train_loss']:.4f}, validation loss "
-                f"{row['val_loss']:.4f}, mean {METRIC_NAMES[task.metric]} {validation.score:.4f}"
-                f"{' (best so far)' if is_best else ''}"
-            )
-            if is_best:
-                task.draw_validation(validation, figures / "validation.png")
-                _draw_first_layer(task.network, figures / "kernels.png")
+    def on_epoch(row: Row, validation: Validation, is_best: bool) -> None:
+        note(
+            f"epoch {row['epoch']}/{config.epochs}: training loss {row['train_loss']:.4f}, validation loss "
+            f"{row['val_loss']:.4f}, mean {METRIC_NAMES[task.metric]} {validation.score:.4f}"
+            f"{' (best so far)' if is_best else ''}"
+        )
+        history.append(row)
+        figures.draw_epoch(history, validation, is_best)
+        if board is not None:
+            board.row(row)
 
-        trained = 0 if resume is None else len(load_newest(run / runs.CHECKPOINTS)[1]["history"])
+    board = TensorBoardLog(run / BOARD, first_epoch=trained + 1) if config.tensorboard and group.is_first else None
+    try:
         for number, until in enumerate(task.round_ends()):
             if number and trained > until:
                 continue
             samples = task.samples_of_round(number, run)
-            if number == 0:
-                task.draw_first_batch(samples, figures / "first_batch.png")
+            if number == 0 and group.is_first:
+                figures.draw_begin(samples)
             result = fit(
-                task.network,
-                task.spec,
-                fit_settings(config, task.metric),
-                loss=loss_function("cross_entropy" if config.loss == "cross_entropy" else "dice_cross_entropy"),
-                samples=samples,
-                validate=task.validate,
-                validation_patches=task.validation_patches,
+                task,
+                config,
+                samples,
                 run=run,
-                resume=resume is not None or number > 0,
+                device=device,
+                group=group,
+                augment=task.augment_on_device(),
+                resume=resume or number > 0,
                 until=until,
+                hold=hold,
                 on_step=lambda done, total, info: on_progress("train", done, total, info),
                 on_epoch=on_epoch,
                 on_note=note if number == 0 else quiet_note,
             )
-        draw_curves(result.history, figures / "curves.png", title=run.name, metric=task.metric)
-        seconds = time.perf_counter() - started
+            if result.stopped_early:
+                break
+    except DivergedError:
+        if group.is_first:
+            figures.draw_diverged()
+        raise
+    result = _averaged(result, task, config, run, group, note)
+    _advise(result, config, task.metric, group, note)
+    seconds = time.perf_counter() - started
+
+    def finish() -> None:
+        figures.draw_end(result)
         _write_record(run, prepared, task, result, seconds)
         runs.point_latest_to(run)
+
+    group.from_first(finish)  # the others wait: what they return is there then
     return TrainResult(
         run=run,
         model=run / MODEL_NAME,
@@ -161,14 +204,63 @@ def train(
         metric=task.metric,
         scores=result.by_class,
         seconds=seconds,
-        figures=sorted(figures.glob("*.png")),
+        figures=sorted((run / FIGURES).glob("*.png")),
     )
+
+
+def _write_beginning(run: Path, prepared: AnyPrepared, *, is_other_training: bool) -> None:
+    """Write down what is learned from and how; from here on the run is unfinished (again)."""
+    (run / runs.RECORD).unlink(missing_ok=True)
+    if is_other_training:
+        # The epochs after which hard negatives are mined follow from their number: what was found is of others.
+        remove_mined(run)
+    files.write_csv(run / runs.SPLITS, split_rows(prepared.dataset), SPLIT_COLUMNS)
+    files.write_text(run / runs.CONFIG, write_yaml(prepared.config))
+
+
+def _averaged(result: FitResult, task: Task, config: TrainConfig, run: Path, group: Group, note: OnNote) -> FitResult:
+    """Make the average of the best epochs the run's model if it is better, and say so in the result."""
+    if config.average_best < 2:
+        return result
+    group.from_first(lambda: None)  # which has written the last epoch by now
+    scores = [score_of(row, task.metric) for row in result.history]
+    found = average_of_best(task, run, scores, count=config.average_best, on_note=note)
+    if found is None:
+        return result
+    network, spec, validation, _ = found
+    if group.is_first:
+        save_model(run / MODEL_NAME, network, spec)
+    return replace(result, score=validation.score, by_class=validation.by_class)
+
+
+def _advise(result: FitResult, config: TrainConfig, metric: str, group: Group, note: OnNote) -> None:
+    """Say what the numbers of the training suggest."""
+    if result.stopped_early:
+        note(
+            f"stopped early: no better epoch than {result.best_epoch} for {config.patience} epochs (patience). The "
+            "model is that of the best epoch."
+        )
+    for sentence in judge_curves(result.history, metric=metric):
+        note(sentence)
+    shares = [row["data_wait_share"] or 0.0 for row in result.history]
+    advice = waiting_advice(
+        sum(shares) / len(shares),
+        workers=int(config.workers),
+        cores=usable_cores() // group.count,
+        device=torch.device(config.compute.device).type,
+        on_device=config.augment.backend == "device",
+    )
+    if advice is not None:
+        note(advice)
 
 
 def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
     """Return the result of a run that has as many epochs as are wanted, None if there is more to do."""
     record = runs.read_record(run)
-    if record is None or record.get("complete") is not True or record.get("epochs", 0) < config.epochs:
+    if record is None or record.get("complete") is not True:
+        return None
+    stopped_for_good = record.get("stopped_early", False) and 0 < config.patience <= record.get("patience", 0)
+    if record.get("epochs", 0) < config.epochs and not stopped_for_good:
         return None
     metric = record.get("metric", "dice")  # the first runs had no other
     return TrainResult(
@@ -224,20 +316,6 @@ def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> Ma
     return changed
 
 
-def _build_task(prepared: AnyPrepared, on_progress: OnProgress, on_note: OnNote) -> Task:
-    if isinstance(prepared.train[0], LabelledPoints):
-        return PointTask(prepared, on_progress, on_note)
-    return MaskTask(prepared, on_progress)
-
-
-def _draw_first_layer(network: UNet | PatchCNN, path: Path) -> None:
-    """Draw what the first layer's units look for; where it is a linear one, its weights lie on the patch."""
-    weights = next(network.parameters()).detach().float().cpu()
-    if weights.ndim == 2 and isinstance(network, PatchCNN):
-        weights = weights.reshape(len(weights), -1, network.patch_px, network.patch_px)
-    draw_kernels(weights.numpy(), path)
-
-
 def _write_record(run: Path, prepared: AnyPrepared, task: Task, result: FitResult, seconds: float) -> None:
     metric = task.metric
     files.write_json(
@@ -246,8 +324,11 @@ def _write_record(run: Path, prepared: AnyPrepared, task: Task, result: FitResul
             "command": "train",
             "data": str(prepared.config.data.dir.resolve()),
             "task": task.spec.task,
+            "architecture": task.spec.architecture,
             "classes": list(prepared.dataset.classes),
             "epochs": len(result.history),
+            "stopped_early": result.stopped_early,
+            "patience": prepared.config.patience,
             "best_epoch": result.best_epoch,
             "metric": metric,
             "scores": {metric: result.score, **{f"{metric}/{name}": value for name, value in result.by_class.items()}},

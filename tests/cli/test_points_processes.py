@@ -185,10 +185,10 @@ def test_from_points_to_metrics(start: Start, tmp_path: Path) -> None:
     assert "mean F1 (validation)" in trained.out
     # `predict` must not take it, though it is the newest and only one.
     refused = run(start, "predict", data / "images", "--mpp", 0.5)
-    assert (refused.code, "no finished training on masks" in message_of(refused)) == (3, True)
+    assert (refused.code, "no finished training of a U-Net" in message_of(refused)) == (3, True)
     scanned = run(start, "sliding-window", data / "images", "--mpp", 0.5, "--verify", 10)
     assert scanned.code == 0, scanned.err
-    assert "model: runs/a (the newest finished run on points)" in scanned.err
+    assert "model: runs/a (the newest finished run)" in scanned.err
     assert "Look at: detections/field0/overview.png" in scanned.out
     evaluated = run(start, "evaluate", "--data", data)
     assert evaluated.code == 0, evaluated.err
@@ -358,9 +358,7 @@ def test_a_model_of_the_wrong_kind_names_the_right_command(
     start: Start, slide: Path, model: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     message = bad(start, 3, *scan(slide, tiny_run, tmp_path / "out"))
-    assert message == (
-        f"segkit: {tiny_run / 'model.safetensors'}: is a U-Net, which segments. Use it with `segkit predict`."
-    )
+    assert message == (f"segkit: {tiny_run / 'model.safetensors'}: is a U-Net. Use it with `segkit predict`.")
     message = bad(start, 3, "predict", slide, "--model", model, "--out", tmp_path / "out")
     assert message == f"segkit: {model}: is a patch CNN, which finds points. Use it with `segkit sliding-window`."
     assert not (tmp_path / "out" / "tissue").exists()

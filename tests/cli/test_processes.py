@@ -16,7 +16,7 @@ import pytest
 from segkit.cli.app import COMMANDS
 from segkit.files import folder_lock
 from segkit.models.model_file import load_model
-from segkit.training.checkpoint import load_newest, newest_epoch
+from segkit.training.checkpoint import load_newest, newest_step
 from tests.patch_model import draw_red_and_blue, make_model
 from tests.processes import (
     Running,
@@ -70,8 +70,8 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(
     command = training(tiny_data, run_folder, "--epochs", 5, "--set", f"workers={workers}")
     for _ in range(kills):
         process = start(*command)
-        before = newest_epoch(run_folder / "checkpoints")
-        process.wait_for(lambda: newest_epoch(run_folder / "checkpoints") not in {None, before})  # noqa: B023
+        before = newest_step(run_folder / "checkpoints")
+        process.wait_for(lambda: newest_step(run_folder / "checkpoints") not in {None, before})  # noqa: B023
         time.sleep(moments.uniform(0, 0.3))
         process.send(signal.SIGKILL)
         if process.wait().code == 0:
@@ -99,21 +99,24 @@ def test_an_interrupted_training_ends_quietly_with_its_workers_and_can_be_resume
 ) -> None:
     run_folder = tmp_path / "run"
     process = start(*training(tiny_data, run_folder, "--epochs", 500, "--set", "workers=2"))
-    process.wait_for(lambda: (newest_epoch(run_folder / "checkpoints") or 0) >= 2)
+    process.wait_for(lambda: (newest_step(run_folder / "checkpoints") or 0) >= 12)  # two epochs and validations
     workers = process.children()
     assert workers
     process.send(number, to_group=to_group)
     ended = process.wait(20)
     assert ended.code == code
-    assert (
-        message_of(ended)
-        == "segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume)."
+    # In a step its state is saved; elsewhere, in a validation say, that was done before.
+    assert re.fullmatch(
+        rf"segkit: {run_folder}: stopped after step \d+ of 2000\. Go on with --resume {run_folder}"
+        r"|segkit: interrupted\. Finished files are whole\. Run it again to go on \(a training: with --resume\)\.",
+        message_of(ended),
     )
     assert ended.err.splitlines()[-1] == message_of(ended)
     assert not [pid for pid in workers if is_alive(pid)]
     assert temporary_files(run_folder) == []
-    epoch = newest_epoch(run_folder / "checkpoints")
-    assert epoch is not None
+    _, state, damaged = load_newest(run_folder / "checkpoints")
+    epoch = len(state["history"])
+    assert damaged == []
     refused = run(start, "train", "--resume", run_folder, "--epochs", epoch - 1)
     assert (refused.code, f"has {epoch} epochs already" in message_of(refused)) == (2, True)
 
@@ -127,7 +130,7 @@ def test_a_loader_process_that_is_killed_ends_the_training_with_the_cause(
     start: Start, tiny_data: Path, tmp_path: Path
 ) -> None:
     process = start(*training(tiny_data, tmp_path / "run", "--epochs", 500, "--set", "workers=2"))
-    process.wait_for(lambda: newest_epoch(tmp_path / "run" / "checkpoints"))
+    process.wait_for(lambda: newest_step(tmp_path / "run" / "checkpoints"))
     os.kill(process.children()[0], signal.SIGKILL)
     ended = process.wait(30)
     assert ended.code == 4
@@ -151,7 +154,7 @@ def test_a_full_disk_ends_a_training_in_4_and_it_goes_on_when_there_is_room(
     assert ended.code == 4, ended.err
     assert re.fullmatch(r"segkit: .*: the disk is full .*", message_of(ended))
     assert temporary_files(tmp_path) == []
-    if newest_epoch(tmp_path / "run" / "checkpoints") is not None:
+    if newest_step(tmp_path / "run" / "checkpoints") is not None:
         command = ("train", "--resume", tmp_path / "run")
     ended = run(start, *command)
     assert ended.code == 0, ended.err
@@ -394,6 +397,7 @@ def test_each_command_gives_one_json_document(
         "check": (tiny_data,),
         "info": (tiny_run,),
         "preview": ("--data", tiny_data, *TINY[:-2]),
+        "find-lr": ("--data", tiny_data, *TINY[:-2], "--steps", 20),
     }
     for name, arguments in commands.items():
         ended = run(start, name, *arguments, "--json")
@@ -462,7 +466,7 @@ def test_the_interpreter_itself_ends_when_a_training_with_workers_is_interrupted
     start_segkit: Callable[..., Any], tiny_data: Path, tmp_path: Path
 ) -> None:
     process = start_segkit(*training(tiny_data, "run", "--epochs", 500, "--set", "workers=2"))
-    while newest_epoch(tmp_path / "run" / "checkpoints") in {None, 0} and process.poll() is None:
+    while newest_step(tmp_path / "run" / "checkpoints") in {None, 0} and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)

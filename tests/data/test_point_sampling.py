@@ -74,10 +74,10 @@ def draw_many(source: PointSource, count: int = DRAWS, *, seed: int = 0) -> Draw
         image, mask = source.draw(sample_rng(seed, 0, number), source.patch_px)
         assert image.shape == (source.patch_px, source.patch_px, 3)
         assert image.dtype == mask.dtype == np.uint8
-        assert mask.shape == image.shape[:2]
+        assert mask.shape == (*image.shape[:2], 1)
         assert (mask == mask[0, 0]).all()
         y, x, picture = image[middle, middle].tolist()
-        found.append((picture, y, x, int(mask[0, 0])))
+        found.append((picture, y, x, int(mask[0, 0, 0])))
     return Drawn(*np.array(found, np.int64).T)
 
 
@@ -274,14 +274,14 @@ def test_a_context_is_mirrored_only_where_it_leaves_the_image(patch_px: int, mar
     side = patch_px + 2 * margin
     for number in range(60):
         image, mask = source.draw(sample_rng(0, 3, number), side)
-        assert mask.shape == (side, side)
+        assert mask.shape == (side, side, 1)
         patch, label = source.draw(sample_rng(0, 3, number), patch_px)
         y, x, which = patch[patch_px // 2, patch_px // 2].tolist()
         pad = side
         padded = np.pad(source.images[which], ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
         top, left = (pad + place - patch_px // 2 - margin for place in (y, x))
         assert np.array_equal(image, padded[top : top + side, left : left + side])
-        assert mask[0, 0] == label[0, 0]
+        assert mask[0, 0, 0] == label[0, 0, 0]
 
 
 @pytest.mark.parametrize("patch_px", [32, 33])

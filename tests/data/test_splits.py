@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.data.layout import Dataset, Item
-from segkit.data.splits import SPLIT_COLUMNS, assign_splits, count_splits, split_rows
+from segkit.data.splits import SPLIT_COLUMNS, assign_fold, assign_splits, count_splits, split_rows
 from segkit.errors import ConfigError, InputError
 
 
@@ -111,3 +111,65 @@ def test_rows_are_those_of_the_table() -> None:
         {"image": "image001", "split": "val", "group": None},
     ]
     assert all(tuple(row) == SPLIT_COLUMNS for row in rows)
+
+
+splits_and_groups = st.lists(
+    st.tuples(st.one_of(st.none(), st.sampled_from("pqrst")), st.sampled_from(["train", "val", "test"])),
+    min_size=3,
+    max_size=30,
+)
+
+
+def one_split_for_each_group(units: list[tuple[str | None, str | None]]) -> list[tuple[str | None, str | None]]:
+    first = dict(reversed(units))
+    return [(group, split if group is None else first[group]) for group, split in units]
+
+
+@given(splits_and_groups, st.integers(2, 6), st.integers(0, 1000))
+def test_over_the_folds_every_unit_validates_once_and_the_test_set_stays(
+    drawn: list[tuple[str | None, str | None]], folds: int, seed: int
+) -> None:
+    dataset = dataset_of(one_split_for_each_group(drawn))
+    usable = units_of(tuple(item for item in dataset.items if item.split != "test"))
+    if len(usable) < folds:
+        with pytest.raises(InputError, match=f"{folds} folds need .* there are {len(usable)}"):
+            assign_fold(dataset, folds=folds, fold=1, seed=seed)
+        return
+    results = [assign_fold(dataset, folds=folds, fold=number, seed=seed) for number in range(1, folds + 1)]
+    validated = [units_of(result.of_split("val")) for result in results]
+    assert set.union(*validated) == usable
+    assert sum(map(len, validated)) == len(usable)  # none twice
+    for result in results:
+        assert result.of_split("test") == dataset.of_split("test")
+        assert result.of_split("train")
+        assert result.of_split("val")
+        # No group is divided.
+        assert not units_of(result.of_split("train")) & units_of(result.of_split("val"))
+        assert [item.name for item in result.items] == [item.name for item in dataset.items]
+    assert f"fold 2 of {folds} with seed {seed}" in results[1].notes[-1]
+
+
+@given(st.integers(2, 5), st.integers(2, 40), st.integers(0, 1000), st.randoms())
+def test_folds_are_about_equal_and_depend_on_the_seed_alone(
+    folds: int, count: int, seed: int, shuffler: Random
+) -> None:
+    if count < folds:
+        return
+    dataset = dataset_of([(None, "train")] * count)
+    sizes = [len(assign_fold(dataset, folds=folds, fold=one, seed=seed).of_split("val")) for one in range(1, folds + 1)]
+    assert max(sizes) - min(sizes) <= 1
+    mixed = list(dataset.items)
+    shuffler.shuffle(mixed)
+    shuffled = assign_fold(replace(dataset, items=tuple(mixed)), folds=folds, fold=1, seed=seed)
+    assert set(shuffled.items) == set(assign_fold(dataset, folds=folds, fold=1, seed=seed).items)
+
+
+def test_large_groups_are_spread_over_the_folds() -> None:
+    dataset = dataset_of([(group, "train") for group in "aaaaabbbbbcccdde" for _ in range(2)])
+    sizes = [len(assign_fold(dataset, folds=3, fold=one, seed=0).of_split("val")) for one in (1, 2, 3)]
+    assert sorted(sizes) == [10, 10, 12]
+
+
+def test_another_seed_gives_other_folds() -> None:
+    dataset = dataset_of([(None, "train")] * 30)
+    assert len({assign_fold(dataset, folds=5, fold=1, seed=seed).items for seed in range(5)}) == 5

@@ -212,6 +212,13 @@ def test_parts_grow_with_the_slide_and_with_the_tile() -> None:
     assert choose_part_px(1000, on_cuda=False, tile_map_px=4112) == 8 * BLOCK_PX
 
 
+@pytest.mark.parametrize("margin_px", [1, 32, 33, 80, 128, 300])
+def test_parts_are_large_against_the_margin_that_neighbours_share(margin_px: int) -> None:
+    part_px = choose_part_px(1000, on_cuda=False, tile_map_px=0, margin_px=margin_px)
+    assert (part_px + 2 * margin_px) ** 2 < 1.13 * part_px**2
+    assert part_px == BLOCK_PX or part_px < 64 * margin_px
+
+
 def candidates(
     longest_px: int, *, largest_px: int = 1024, alignment: int = 16, tile: int | Literal["auto"] = "auto",
     on_cuda: bool = False,

@@ -1,6 +1,5 @@
 """A model file gives back the model, or says in one line why it cannot."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from segkit.errors import ConfigError, ModelError
 from segkit.models.model_file import (
@@ -124,19 +124,51 @@ def test_descriptions_that_cannot_be_used_are_refused(model_file: Path, change: 
         load_model(model_file)
 
 
-def test_a_file_from_before_there_were_patch_cnns_is_as_good(model_file: Path) -> None:
-    """Its description has no word about detections, and the hash that it states was made of what there was."""
-    weights = load_file(model_file)
-    content = spec().model_dump(mode="json")
-    del content["detection"]
-    used = {key: value for key, value in content.items() if key not in {"scores", "training"}}
-    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].numpy().tobytes())
-    content["sha256"] = digest.hexdigest()
-    save_file(weights, model_file, metadata={METADATA_KEY: json.dumps(content)})
-    assert load_model(model_file).spec == spec()
+# Descriptions as earlier versions wrote them, with the hashes that they stated for weights as of `counted`.
+OLD: dict[str, Any] = {
+    "format": 1, "task": "semantic", "classes": ["background", "nucleus"], "mpp": 0.5, "mean": [0.5], "std": [0.25],
+    "receptive_field": 18, "scores": {}, "training": {},
+}  # fmt: skip
+OLD_UNET = OLD | {
+    "architecture": "unet",
+    "arguments": {
+        "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "form": "paper", "dropout": 0.5
+    },
+    "sha256": "d59af7d5187825d808158038210483e3685698df32064249eb1ebaff738fc975",
+}  # fmt: skip
+OLD_PATCH_CNN = OLD | {
+    "architecture": "patch_cnn",
+    "task": "points",
+    "arguments": {
+        "in_channels": 1, "num_classes": 2, "form": "modern", "patch_px": 15, "base_channels": 2, "depth": 1,
+        "dropout": 0.0,
+    },
+    "detection": {
+        "match_radius": "7.5um", "smooth_radius": "3.75um", "nms_radius": "30px", "stride": 4, "thresholds": [0.25],
+        "curves": [],
+    },
+    "sha256": "be5a85916895c390fe954a833889c9ef970b3da00aa32a5516bf315917567804",
+}  # fmt: skip
+
+
+def counted(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    kind = PatchCNNArguments if "patch_px" in arguments else UNetArguments
+    weights = build_network(kind.model_validate(arguments), device="cpu").state_dict()
+    return {
+        name: (torch.arange(value.numel()).view(value.shape) % (7 + number)).to(value.dtype)
+        for number, (name, value) in enumerate(weights.items())
+    }
+
+
+@pytest.mark.parametrize("content", [OLD_UNET, OLD_UNET | {"detection": None}, OLD_PATCH_CNN])
+def test_files_from_before_there_were_encoders_and_instances_are_as_good(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    path = tmp_path / "old.safetensors"
+    save_file(counted(content["arguments"]), path, metadata={METADATA_KEY: json.dumps(content)})
+    model = load_model(path)
+    assert model.sha256 == content["sha256"]
+    assert model.spec.instances is None
 
 
 def test_an_edited_description_is_noticed(model_file: Path) -> None:
@@ -238,6 +270,93 @@ def test_edited_detection_is_noticed(patch_file: Path, change: dict[str, Any]) -
 def test_a_unet_with_detection_is_no_model() -> None:
     with pytest.raises(ValueError, match="go together"):
         spec(classes=["background", "a", "b"], arguments=arguments(num_classes=3), detection=DETECTION)
+
+
+INSTANCES: dict[str, Any] = {"foreground_threshold": 0.5, "seed_threshold": 0.6, "min_area_px": 30, "grow_px": 16}
+NEW = {
+    "resnet18": {"arguments": {"encoder": "resnet18"}},
+    "no norm": {"arguments": {"norm": "none", "activation": "leaky_relu"}},
+    "instances": {"arguments": {"extra_maps": 1}, "task": "instance", "instances": INSTANCES},
+    "points": {
+        "arguments": {"num_classes": 1}, "task": "points", "detection": DETECTION | {"thresholds": [0.5], "curves": []}
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", NEW.values(), ids=NEW)
+def test_new_kinds_of_unets_come_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+    description = spec(**{**changes, "arguments": arguments(**changes["arguments"])})
+    network = build_network(description.arguments, device="cpu").eval()
+    save_model(tmp_path / "model.safetensors", network, description)
+    model = load_model(tmp_path)
+    assert model.spec == description
+    image = torch.rand(1, 3, 32, 32)
+    given = changes["arguments"]
+    assert model.network(image).shape == (1, given.get("num_classes", 2) + given.get("extra_maps", 0), 32, 32)
+    assert torch.equal(model.network(image), network(image))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("instances", {"task": "semantic"}),
+        ("instances", {"instances": None}),
+        ("instances", {"instances": INSTANCES | {"seed_threshold": 1.5}}),
+        ("instances", {"arguments": {"extra_maps": 0}}),  # no map of the distance
+        ("resnet18", {"arguments": {"extra_maps": 1}}),  # a map that means nothing
+        ("resnet18", {"arguments": {"num_classes": 1}}),
+        ("resnet18", {"arguments": {"encoder": "resnet19"}}),
+        ("no norm", {"arguments": {"activation": "eval"}}),
+        ("points", {"arguments": {"num_classes": 2}}),  # background has no heat map
+        ("points", {"detection": None}),
+        ("points", {"classes": ["background"], "detection": DETECTION | {"thresholds": []}}),
+    ],
+)
+def test_new_descriptions_that_cannot_be_used_are_refused(kind: str, change: dict[str, Any]) -> None:
+    both = {**NEW[kind], **change}
+    given = {**NEW[kind]["arguments"], **change.get("arguments", {})}
+    with pytest.raises(ValueError, match=r"ModelSpec|UNetArguments"):
+        spec(**{**both, "arguments": arguments(**given)})
+
+
+@pytest.mark.parametrize("change", [{"instances": INSTANCES | {"grow_px": 17}}, {"classes": ["background", "cell"]}])
+def test_edited_instances_are_noticed(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "model.safetensors"
+    description = spec(arguments=arguments(extra_maps=1), task="instance", instances=INSTANCES)
+    save_model(path, build_network(description.arguments, device="cpu"), description)
+    content = {**description.model_dump(mode="json"), "sha256": load_model(path).sha256, **change}
+    save_file(load_file(path), path, metadata={METADATA_KEY: json.dumps(content)})
+    with pytest.raises(ModelError, match="damaged or edited"):
+        load_model(path)
+
+
+def test_another_activation_is_another_model(tmp_path: Path) -> None:
+    """The weights have the same names and shapes."""
+    hashes = set()
+    for activation in ("relu", "elu"):
+        torch.manual_seed(0)
+        network = build_network(arguments(activation=activation), device="cpu")
+        save_model(tmp_path / "model.safetensors", network, spec(arguments=arguments(activation=activation)))
+        hashes.add(load_model(tmp_path).sha256)
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"encoder": "vgg16_bn", "depth": 5}, {"encoder": "convnext_tiny", "depth": 1},
+               {"encoder": "resnet18", "form": "paper"}]
+)  # fmt: skip
+def test_encoders_that_do_not_fit_name_the_setting(model_file: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.(depth|form) = "):
+        build_network(arguments(**change))
+    with_description(model_file, {"arguments": arguments(**change).model_dump()})
+    with pytest.raises(ModelError, match=r"description cannot be used \(model\."):
+        load_model(model_file)
+
+
+def test_the_grid_of_a_unet_that_is_not_exact_is_that_of_its_other_layers(tmp_path: Path) -> None:
+    description = spec(arguments=arguments(encoder="efficientnet_b0"))
+    save_model(tmp_path / "model.safetensors", build_network(description.arguments, device="cpu"), description)
+    assert load_model(tmp_path).grid.alignment == 4
 
 
 def test_a_patch_cnn_is_no_unet(patch_file: Path) -> None:

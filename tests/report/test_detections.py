@@ -9,7 +9,7 @@ from PIL import Image
 from segkit.masks import colour_of_class
 from segkit.points import Detections
 from segkit.report import detections as pictures
-from segkit.report.colouring import Marked, Marker, draw_markers, fit_image
+from segkit.report.colouring import HEAT, Marked, Marker, draw_markers, fit_image
 from segkit.report.sheet import LegendEntry, Panel, compose
 
 CLASSES = ("background", "mitosis", "look-alike")
@@ -125,7 +125,7 @@ def test_the_probability_tints_the_slide(tmp_path, composed):
         image, found([]), CLASSES, tmp_path / "o.png", um_per_px=None, title="slide", probability=probability
     )
     (_, heated, _) = (panel.image for panel in composed[0][0][0])
-    assert where(heated, pictures._HEAT)[:500].all()
+    assert where(heated, HEAT)[:500].all()
     assert where(heated, (192, 192, 192))[500:].all()
     with pytest.raises(ValueError, match="differ in size"):
         pictures.draw_detections_overview(

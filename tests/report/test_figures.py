@@ -116,6 +116,7 @@ def test_kernels_share_one_scale_that_is_symmetric_about_grey(tmp_path):
     picture = read(tmp_path / "k.png")
     tiles = {int(value) for value in np.unique(picture) if np.count_nonzero(picture == value) >= 3 * 54 * 54}
     assert {255, 0, 128, 191} <= tiles
+    figures.draw_kernels(weights[..., :1, :1], tmp_path / "points.png")  # too small for a judgement
     colours = np.zeros((2, 3, 7, 7))
     colours[0, 0] = 1.0
     figures.draw_kernels(colours, tmp_path / "rgb.png")
@@ -193,7 +194,8 @@ def epochs(count):
 def test_curves_take_what_a_run_may_leave(tmp_path, rows):
     curves.draw_curves(rows, tmp_path / "curves.png", title="$run_1 核")
     picture = read(tmp_path / "curves.png")
-    assert picture.shape == (1020, 960, 4)
+    assert picture.shape[1:] == (960, 4)
+    assert 1020 < picture.shape[0] < 1200
     assert np.unique(picture[..., :3]).size > 10
 
 

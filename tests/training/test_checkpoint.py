@@ -17,21 +17,22 @@ from segkit.training.checkpoint import (
     checkpoint_path,
     load_checkpoint,
     load_newest,
-    newest_epoch,
+    newest_step,
     save_checkpoint,
 )
-from segkit.training.optimisation import build_optimiser
+from segkit.training.optimisation import ParameterGroup, build_optimiser
 from tests.processes import limited_file_size
 
 
 def make_state(seed: int = 0) -> dict[str, Any]:
     torch.manual_seed(seed)
     network = UNet(in_channels=1, num_classes=2, base_channels=2, depth=1)
-    optimiser = build_optimiser(network, learning_rate=0.1, weight_decay=0.1)
+    groups = [ParameterGroup(list(network.parameters()))]
+    optimiser = build_optimiser(groups, name="adamw", learning_rate=0.1, weight_decay=0.1)
     network(torch.rand(1, 1, 8, 8)).square().sum().backward()
     optimiser.step()
     return {
-        "format": "segkit-checkpoint-1",
+        "format": "segkit-checkpoint-2",
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "history": [{"epoch": 1, "val_dice": 0.25, "val_dice/a": None}],
@@ -57,22 +58,28 @@ def test_the_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
-    assert newest_epoch(tmp_path) is None
+    assert newest_step(tmp_path) is None
     for epoch in (8, 9, 10, 11):
         save_checkpoint(tmp_path, epoch, make_state(epoch))
     assert sorted(tmp_path.iterdir()) == [checkpoint_path(tmp_path, epoch) for epoch in (10, 11)]
     assert KEPT == 2
-    assert newest_epoch(tmp_path) == 11
+    assert newest_step(tmp_path) == 11
     path, state, damaged = load_newest(tmp_path)
     assert (path, damaged) == (checkpoint_path(tmp_path, 11), [])
     assert equal(state, make_state(11))
 
 
-def test_more_epochs_than_the_digits_of_a_name_are_in_order(tmp_path: Path) -> None:
-    for epoch in (99_998, 99_999, 100_000):
-        save_checkpoint(tmp_path, epoch, make_state())
-    assert newest_epoch(tmp_path) == 100_000
-    assert {path.name for path in tmp_path.iterdir()} == {"epoch-99999.pt", "epoch-100000.pt"}
+def test_more_steps_than_the_digits_of_a_name_are_in_order(tmp_path: Path) -> None:
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, step, make_state())
+    assert newest_step(tmp_path) == 100_000_000
+    assert {path.name for path in tmp_path.iterdir()} == {"step-99999999.pt", "step-100000000.pt"}
+
+
+def test_the_best_is_kept_beside_the_newest_two(tmp_path: Path) -> None:
+    for step, best in ((1, None), (2, 1), (3, 1), (4, 1), (5, 4), (6, 4), (7, 4)):
+        save_checkpoint(tmp_path, step, make_state(), best=best)
+    assert sorted(tmp_path.iterdir()) == [checkpoint_path(tmp_path, step) for step in (4, 6, 7)]
 
 
 @pytest.fixture
@@ -141,7 +148,7 @@ def with_digest(content: bytes) -> bytes:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, zipped: bool) -> None:
     content = io.BytesIO()
     torch.save(
-        {"format": "segkit-checkpoint-1", "network": Malicious(tmp_path / "marker")},
+        {"format": "segkit-checkpoint-2", "network": Malicious(tmp_path / "marker")},
         content,
         _use_new_zipfile_serialization=zipped,
     )

@@ -3,123 +3,24 @@
 import csv
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from segkit.config import AugmentConfig
-from segkit.data.augment import Augmenter, resolve_augment
-from segkit.data.sampling import PatchSource
 from segkit.errors import DivergedError
-from segkit.inference.network import Predictor
-from segkit.models.model_file import (
-    DetectionSpec,
-    ModelSpec,
-    PatchCNNArguments,
-    UNetArguments,
-    build_network,
-    load_model,
-)
+from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
-from segkit.models.unet import UNet
 from segkit.training.checkpoint import load_newest
-from segkit.training.fit import FitResult, FitSettings, Normalise, fit
-from segkit.training.losses import Loss, cross_entropy, dice_cross_entropy
-from segkit.training.samples import Batch, Samples
-from segkit.training.validation import LabelledImage, Validation, validate_pixels
-from tests.tiny import LEARNED, draw_field
-
-ARGUMENTS = UNetArguments(in_channels=1, num_classes=2, base_channels=4, depth=1, form="modern", dropout=0)
-SPEC = ModelSpec(
-    arguments=ARGUMENTS, classes=["background", "disk"], mpp=None, mean=[0.6], std=[0.15], receptive_field=0,
-    scores={}, training={"seed": 3},
-)  # fmt: skip
-FIELDS = [draw_field(number, channels=1) for number in range(6)]
-
-
-def settings(**changes: Any) -> FitSettings:
-    values: dict[str, Any] = {
-        "epochs": 2, "steps_per_epoch": 4, "batch": 4, "learning_rate": 0.02, "weight_decay": 1e-4, "warmup_steps": 2,
-        "schedule": "polynomial", "clip_norm": 10.0, "seed": 3, "workers": 0, "device": torch.device("cpu"),
-        "precision": "float32", "metric": "dice",
-    }  # fmt: skip
-    return FitSettings(**(values | changes))
-
-
-def build_seeded() -> UNet:
-    torch.manual_seed(3)
-    network = build_network(ARGUMENTS, device="cpu")
-    assert isinstance(network, UNet)
-    return network
-
-
-def validate_fields(network: UNet) -> Validation:
-    images = [LabelledImage(f"f{number}", image, mask) for number, (image, mask) in enumerate(FIELDS[4:])]
-    predictor = Predictor([(network, SPEC)], device=torch.device("cpu"), precision="float32", dihedral=False)
-    return validate_pixels(images, predictor, on_image=lambda *_: None)
-
-
-@dataclass
-class Training:
-    """A training in a folder, with what it told on the way and the weights after each step."""
-
-    run: Path
-    network: UNet = field(default_factory=build_seeded)
-    spec: ModelSpec = SPEC
-    steps: list[tuple[int, int, Mapping[str, Any]]] = field(default_factory=list)
-    weights: list[dict[str, Tensor]] = field(default_factory=list)
-    epochs: list[tuple[Mapping[str, float | None], Validation, bool]] = field(default_factory=list)
-
-    def start(
-        self,
-        *,
-        loss: Loss = dice_cross_entropy,
-        validate: Callable[[], Validation] | None = None,
-        resume: bool = False,
-        until: int | None = None,
-        **changes: Any,
-    ) -> FitResult:
-        source = PatchSource(
-            [image for image, _ in FIELDS[:4]], [mask for _, mask in FIELDS[:4]], patch_px=32, balanced=0.5,
-            num_classes=2,
-        )  # fmt: skip
-        images, masks = zip(*FIELDS[4:], strict=True)
-        patches = Batch(
-            torch.from_numpy(np.stack([image[:32, :32].transpose(2, 0, 1) for image in images])),
-            torch.from_numpy(np.stack([mask[:32, :32] for mask in masks])),
-        )
-        return fit(
-            self.network,
-            self.spec,
-            settings(**changes),
-            loss=loss,
-            samples=Samples(source, Augmenter(resolve_augment(AugmentConfig(), 1), 32), 3),
-            validate=validate or (lambda: validate_fields(self.network)),
-            validation_patches=patches,
-            run=self.run,
-            resume=resume,
-            until=until,
-            on_step=self.on_step,
-            on_epoch=lambda *values: self.epochs.append(values),
-            on_note=lambda _: None,
-        )
-
-    def on_step(self, done: int, total: int, info: Mapping[str, Any]) -> None:
-        self.steps.append((done, total, info))
-        self.weights.append(self.weights_now())
-
-    def weights_now(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.network.named_parameters()}
-
-
-def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+from segkit.training.diverged import load_batch
+from segkit.training.gradients import Normalise
+from segkit.training.losses import cross_entropy, dice_cross_entropy
+from segkit.training.validation import Validation
+from tests.tiny import LEARNED
+from tests.training.fields import ARGUMENTS, SPEC, FieldTask, Training, build_seeded, equal, field_samples
 
 
 @pytest.fixture
@@ -147,7 +48,7 @@ def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
         rows = list(csv.DictReader(handle))
     assert list(rows[0]) == [
         *("epoch", "step", "learning_rate", "train_loss", "val_loss", "val_dice", "val_dice/disk"),
-        *("seconds", "data_wait_share"),
+        *("seconds", "samples_per_second", "data_wait_share"),
     ]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8")]
     assert [float(row["val_dice"]) for row in rows] == [validation.score for _, validation, _ in training.epochs]
@@ -158,11 +59,12 @@ def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
 def test_the_first_of_the_best_epochs_is_kept(training: Training, scores: list[float], best: int) -> None:
     remaining = iter(scores)
 
-    def pretend() -> Validation:
+    def pretend(_: nn.Module) -> Validation:
         score = next(remaining)
         return Validation(score=score, by_class={"disk": score})
 
-    result = training.start(epochs=len(scores), steps_per_epoch=1, validate=pretend)
+    training.task.validation = pretend
+    result = training.start(epochs=len(scores), steps_per_epoch=1)
     assert (result.best_epoch, result.score, result.by_class) == (best, scores[best - 1], {"disk": scores[best - 1]})
     model = load_model(training.run)
     assert model.spec.training == {"seed": 3, "best_epoch": best}
@@ -172,13 +74,14 @@ def test_the_first_of_the_best_epochs_is_kept(training: Training, scores: list[f
 
 
 def test_a_class_that_is_nowhere_has_no_score(training: Training) -> None:
-    result = training.start(validate=lambda: Validation(score=0.0, by_class={"disk": None}))
+    training.task.validation = lambda _: Validation(score=0.0, by_class={"disk": None})
+    result = training.start()
     assert result.by_class == {"disk": None}
     assert '"disk"' not in (training.run / "metrics.csv").read_text()
     assert load_model(training.run).spec.scores == {"dice": 0.0, "dice/disk": None}
 
 
-def after(calls: int, spoil: Callable[[Tensor], Tensor]) -> Loss:
+def after(calls: int, spoil: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the usual loss, spoiled from the call with number `calls` on."""
     counted = 0
 
@@ -202,13 +105,19 @@ NOT_FINITE = {
 @pytest.mark.parametrize("what", NOT_FINITE)
 def test_a_number_that_is_not_finite_stops_before_the_step(training: Training, what: str) -> None:
     # An epoch calls the loss for 4 steps and for the validation: call 7 is the second epoch's second step.
+    training.task.class_term = after(7, NOT_FINITE[what])
     with pytest.raises(DivergedError, match=f"diverged at step 6: {what} .*learning_rate") as caught:
-        training.start(loss=after(7, NOT_FINITE[what]))
+        training.start()
     assert caught.value.exit_code == 6
     assert len(training.weights) == 5
     assert equal(training.weights_now(), training.weights[-1])
     path, state, damaged = load_newest(training.run / "checkpoints")
-    assert (path.name, damaged, len(state["history"])) == ("epoch-00001.pt", [], 1)
+    assert (path.name, damaged, len(state["history"])) == ("step-00000004.pt", [], 1)
+    batch = load_batch(training.run / "diverged_step_6.safetensors")
+    assert f"{training.run / 'diverged_step_6.safetensors'}" in str(caught.value)
+    image, target = field_samples().draw(5, 2)
+    assert torch.equal(batch.images[2], torch.from_numpy(image).permute(2, 0, 1))
+    assert torch.equal(batch.targets[2], torch.from_numpy(target).permute(2, 0, 1))
     assert all(value.isfinite().all() for value in state["network"].values())
 
 
@@ -218,15 +127,17 @@ def test_weights_that_are_not_finite_are_not_kept(training: Training) -> None:
     def spoil(value: Tensor) -> Tensor:
         return value if torch.is_grad_enabled() else value * math.nan
 
+    training.task.class_term = after(6, spoil)
     with pytest.raises(DivergedError, match="at step 8: the validation loss is nan"):
-        training.start(loss=after(6, spoil))
-    assert load_newest(training.run / "checkpoints")[0].name == "epoch-00001.pt"
+        training.start()
+    assert load_newest(training.run / "checkpoints")[0].name == "step-00000004.pt"
     assert load_model(training.run).spec.training["best_epoch"] == 1
 
 
 def test_loader_processes_end_with_a_training_that_fails(training: Training) -> None:
+    training.task.class_term = after(2, NOT_FINITE["the loss is nan"])
     with pytest.raises(DivergedError) as caught:
-        training.start(loss=after(2, NOT_FINITE["the loss is nan"]), workers=2)
+        training.start(workers=2)
     assert caught.value.__traceback__ is not None  # which keeps the loop's variables, as a notebook does
     assert multiprocessing.active_children() == []
 
@@ -241,32 +152,27 @@ def test_gradients_are_clipped_to_the_norm(training: Training, monkeypatch: pyte
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", measure)
-    training.start(clip_norm=0.01)
+    training.start(optimiser__clip_norm=0.01)
     assert norms == pytest.approx([0.01] * 8, rel=1e-3)
     norms.clear()
-    Training(training.run.with_name("free")).start(clip_norm=0.0)
+    Training(training.run.with_name("free")).start(optimiser__clip_norm=0.0)
     assert min(norms) > 0.01
 
 
 def test_pixels_are_normalised_by_channel() -> None:
-    spec = SPEC.model_copy(update={"mean": [0.5, 0.25, 0], "std": [0.5, 0.25, 1]})
     images = torch.tensor([[[[255]], [[0]], [[51]]]], dtype=torch.uint8)
-    assert Normalise(spec)(images).flatten().tolist() == pytest.approx([1, -1, 0.2])
+    assert Normalise([0.5, 0.25, 0], [0.5, 0.25, 1])(images).flatten().tolist() == pytest.approx([1, -1, 0.2])
 
 
 def test_a_paper_form_is_compared_with_the_middle_of_the_mask(tmp_path: Path) -> None:
-    arguments = ARGUMENTS.model_copy(update={"form": "paper"})
-    torch.manual_seed(0)
-    network = build_network(arguments, device="cpu")
-    assert isinstance(network, UNet)
-    training = Training(tmp_path, network=network)
     seen: list[tuple[torch.Size, torch.Size]] = []
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         seen.append((logits.shape, target.shape))
         return dice_cross_entropy(logits, target)
 
-    assert training.start(epochs=4, steps_per_epoch=15, loss=loss).score > LEARNED
+    task = FieldTask(build_seeded(ARGUMENTS.model_copy(update={"form": "paper"})), class_term=loss)
+    assert Training(tmp_path, task).start(epochs=4, steps_per_epoch=15).score > LEARNED
     assert set(seen[:-1]) <= {((4, 2, 16, 16), (4, 16, 16)), ((2, 2, 16, 16), (2, 16, 16))}
 
 
@@ -303,13 +209,13 @@ def test_what_a_validation_finds_is_kept_with_the_best_model(tmp_path: Path) -> 
     assert isinstance(network, PatchCNN)
     found = iter([(0.4, 0.1), (0.6, 0.25), (0.5, 0.9)])
 
-    def validate() -> Validation:
+    def validate(_: nn.Module) -> Validation:
         score, threshold = next(found)
         changes = {"detection": detection.model_copy(update={"thresholds": [threshold]})}
         return Validation(score=score, by_class={"disk": score}, changes=changes)
 
-    training = Training(tmp_path, network=network, spec=spec)  # type: ignore[arg-type]
-    result = training.start(epochs=3, steps_per_epoch=1, validate=validate, metric="f1", loss=cross_entropy)
+    task = FieldTask(network, spec, "f1", cross_entropy, validate)  # type: ignore[arg-type]
+    result = Training(tmp_path, task).start(epochs=3, steps_per_epoch=1)
     model = load_model(tmp_path)
     assert (result.best_epoch, result.score, result.by_class) == (2, 0.6, {"disk": 0.6})
     assert model.spec.detection == detection.model_copy(update={"thresholds": [0.25]})

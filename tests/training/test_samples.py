@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,30 +15,42 @@ from hypothesis import strategies as st
 
 from segkit.config import AugmentConfig
 from segkit.data.augment import Augmenter, resolve_augment
-from segkit.data.sampling import PatchSource
+from segkit.data.sampling import PatchSource, sample_rng
 from segkit.errors import ResourceError
 from segkit.training.samples import Batch, Samples, open_batches
 from tests.tiny import draw_field
 
 FIELDS = [draw_field(number) for number in range(3)]
+SOURCE = PatchSource(
+    [image for image, _ in FIELDS],
+    [mask[..., np.newaxis] for _, mask in FIELDS],
+    patch_px=32,
+    balanced=0.5,
+    num_classes=2,
+)
 
 
 def make_samples(seed: int = 5) -> Samples:
-    source = PatchSource(
-        [image for image, _ in FIELDS], [mask for _, mask in FIELDS], patch_px=32, balanced=0.5, num_classes=2
-    )
-    return Samples(source, Augmenter(resolve_augment(AugmentConfig(), 3), 32), seed)
+    return Samples(SOURCE, Augmenter(resolve_augment(AugmentConfig(), 3), 32), seed)
 
 
-def batches(first_step: int, last_step: int, *, workers: int, batch: int = 3) -> list[Batch]:
+def batches(
+    first_step: int, last_step: int, *, workers: int, numbers: range = range(3), augmented: bool = True
+) -> list[Batch]:
     with open_batches(
-        make_samples(), first_step=first_step, last_step=last_step, batch=batch, workers=workers, pin_memory=False
+        make_samples(),
+        first_step=first_step,
+        last_step=last_step,
+        numbers=numbers,
+        workers=workers,
+        pin_memory=False,
+        augmented=augmented,
     ) as opened:
         return list(opened)
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return torch.equal(one.images, other.images) and torch.equal(one.masks, other.masks)
+    return torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +68,57 @@ def test_batches_are_the_same_for_any_number_of_workers_and_any_start(
     assert all(equal(one, other) for one, other in zip(found, expected[first_step:], strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_draw_their_own_parts_of_the_batches_of_one(expected: list[Batch], workers: int) -> None:
+    parts = [batches(1, 4, workers=workers, numbers=numbers) for numbers in (range(2), range(2, 3))]
+    for one, other, whole in zip(*parts, expected[1:4], strict=True):
+        assert torch.equal(torch.cat([one.images, other.images]), whole.images)
+        assert torch.equal(torch.cat([one.targets, other.targets]), whole.targets)
+
+
+def test_batches_come_without_workers_where_there_is_no_room_for_theirs(
+    expected: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    assert all(equal(one, other) for one, other in zip(batches(0, 5, workers=2), expected, strict=True))
+
+
+def test_contexts_are_what_is_augmented() -> None:
+    (batch,) = batches(2, 3, workers=0, augmented=False)
+    side = Augmenter(resolve_augment(AugmentConfig(), 3), 32).context_px
+    assert batch.images.shape == (3, 3, side, side)
+    assert batch.targets.shape == (3, 1, side, side)
+    samples = make_samples()
+    for number in range(3):
+        image, target = samples.context(2, number)
+        assert np.array_equal(batch.images[number].permute(1, 2, 0).numpy(), image)
+        assert np.array_equal(batch.targets[number].permute(1, 2, 0).numpy(), target)
+    augmenter, rng = Augmenter(resolve_augment(AugmentConfig(), 3), 32), sample_rng(5, 2, 1)
+    SOURCE.draw(rng, side)
+    changed = augmenter.apply(*samples.context(2, 1), int(rng.integers(2**32)))
+    assert np.array_equal(changed[0], samples.draw(2, 1)[0])
+
+
+def test_samples_of_read_only_images_can_be_changed() -> None:
+    """Images that are mapped from files are read only; torch warns of such memory, and pictures are mirrored in it."""
+    images, targets = ([array.copy() for array in arrays] for arrays in (SOURCE.images, SOURCE.targets))
+    for array in (*images, *targets):
+        array.flags.writeable = False
+    source = PatchSource(images, targets, patch_px=32, balanced=0.5, num_classes=2)
+    none = Augmenter(resolve_augment(AugmentConfig(preset="none"), 3), 32)
+    for index in ((0, 0, True), (0, 0, False)):
+        for tensor in Samples(source, none, 0)[index]:
+            tensor.zero_()
+    assert images[0].any()
+
+
 def test_a_batch_is_made_of_its_samples(expected: list[Batch]) -> None:
     assert expected[2].images.shape == (3, 3, 32, 32)
-    assert expected[2].masks.shape == (3, 32, 32)
-    assert expected[2].images.dtype == expected[2].masks.dtype == torch.uint8
-    image, mask = make_samples().draw(2, 1)
+    assert expected[2].targets.shape == (3, 1, 32, 32)
+    assert expected[2].images.dtype == expected[2].targets.dtype == torch.uint8
+    image, target = make_samples().draw(2, 1)
     assert np.array_equal(expected[2].images[1].permute(1, 2, 0).numpy(), image)
-    assert np.array_equal(expected[2].masks[1].numpy(), mask)
+    assert np.array_equal(expected[2].targets[1].permute(1, 2, 0).numpy(), target)
 
 
 @settings(max_examples=10)
@@ -96,7 +154,7 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
 def fail_while_loading(error: Exception, *, kill: bool) -> None:
     """Raise an error while a worker loads batches, which is killed at the same moment or not."""
     with open_batches(
-        make_samples(), first_step=0, last_step=50, batch=3, workers=1, pin_memory=False
+        make_samples(), first_step=0, last_step=50, numbers=range(3), workers=1, pin_memory=False
     ) as opened:  # fmt: skip
         next(opened)
         (worker,) = multiprocessing.active_children()

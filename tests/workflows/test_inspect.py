@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from segkit.config import DataConfig
 from segkit.errors import InputError
 from segkit.geometry import Box
 from segkit.masks import colour_of_class
-from segkit.models.model_file import load_model
+from segkit.models.model_file import (
+    ModelSpec,
+    PatchCNNArguments,
+    UNetArguments,
+    build_network,
+    load_model,
+    save_model,
+)
 from segkit.slides import open_slide
 from segkit.workflows.inspect import check, info
 from segkit.workflows.preview import preview
@@ -35,6 +43,69 @@ def test_a_model_is_described_by_itself_or_its_run(tiny_run: Path, tmp_path: Pat
     assert facts["training"]["data"] == "disks"
     shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
     assert info(tmp_path / "copy.safetensors")["sha256"] == facts["sha256"] == model.sha256
+
+
+def test_a_model_is_described_by_its_layers_and_what_they_cost(tiny_run: Path) -> None:
+    facts = info(tiny_run)
+    side = facts["layers"][0]["output"][1]
+    assert sum(row["parameters"] for row in facts["layers"]) == facts["parameters"]
+    assert facts["macs_per_pixel"] * side**2 == pytest.approx(sum(row["macs"] for row in facts["layers"]))
+    assert sum(row["macs"] for row in facts["blocks"]) == sum(row["macs"] for row in facts["layers"])
+    assert len(facts["blocks"]) < len(facts["layers"])
+
+
+def described(path: Path, arguments: UNetArguments | PatchCNNArguments, **changes: Any) -> dict[str, Any]:
+    """Return what is said of a model file with these arguments."""
+    spec = ModelSpec.model_validate(
+        {
+            "arguments": arguments, "classes": ["background", "cell"], "mpp": 0.5, "mean": [0.5] * 3, "std": [0.2] * 3,
+            "receptive_field": 33, "scores": {}, "training": {}, **changes,
+        }
+    )  # fmt: skip
+    save_model(path, build_network(arguments, device="cpu"), spec)
+    return info(path)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet_b0"])
+def test_models_with_other_encoders_are_described_also_where_tiles_are_not_exact(tmp_path: Path, encoder: str) -> None:
+    arguments = UNetArguments.model_validate(
+        {"in_channels": 3, "num_classes": 2, "base_channels": 4, "depth": 2, "form": "modern", "dropout": 0,
+         "encoder": encoder}
+    )  # fmt: skip
+    facts = described(tmp_path / "m.safetensors", arguments)
+    assert sum(row["parameters"] for row in facts["layers"]) == facts["parameters"]
+    assert ("inexact" in facts) == (encoder == "efficientnet_b0")
+    assert facts["halo_px"] % facts["alignment_px"] == 0
+
+
+def test_a_unet_that_takes_more_than_it_gives_costs_per_pixel_that_comes_out(tmp_path: Path) -> None:
+    both = {
+        form: described(
+            tmp_path / f"{form}.safetensors",
+            UNetArguments.model_validate(
+                {"in_channels": 3, "num_classes": 2, "base_channels": 4, "depth": 2, "form": form, "dropout": 0}
+            ),
+        )
+        for form in ("modern", "paper")
+    }
+    assert both["paper"]["macs_per_pixel"] > both["modern"]["macs_per_pixel"]
+
+
+def test_a_patch_cnn_is_described_by_the_cost_of_a_patch_and_of_a_pixel(tmp_path: Path) -> None:
+    arguments = PatchCNNArguments.model_validate(
+        {"in_channels": 3, "num_classes": 2, "form": "modern", "patch_px": 33, "base_channels": 4, "depth": 2,
+         "dropout": 0}
+    )  # fmt: skip
+    detection = {
+        "match_radius": "5px", "smooth_radius": "2px", "nms_radius": "5px", "stride": 2, "thresholds": [0.5]
+    }  # fmt: skip
+    facts = described(
+        tmp_path / "m.safetensors", arguments, architecture="patch_cnn", task="points", detection=detection
+    )
+    assert facts["macs_per_patch"] == sum(row["macs"] for row in facts["layers"])
+    assert facts["macs_per_pixel"] < facts["macs_per_patch"] / 2**2
+    assert facts["patch_px"] == 33
+    assert facts["detection"]["stride"] == 2
 
 
 @pytest.mark.parametrize("name", ["none.tif", "none.safetensors", ".", "text.txt"])

@@ -21,7 +21,7 @@ from segkit.models.model_file import load_model
 from segkit.points import FULL_SCORE, Detections
 from segkit.slides import open_slide
 from segkit.slides.geojson import read_geojson
-from segkit.workflows import sliding_window as sliding_window_module
+from segkit.workflows import point_outputs as point_outputs_module
 from segkit.workflows.sliding_window import WindowResult, build_window_predictor, sliding_window
 from tests.conftest import ROOT
 from tests.patch_model import CLASSES, PATCH_PX, Disks, draw_red_and_blue, make_model
@@ -393,7 +393,7 @@ def test_detections_are_drawn_where_they_are_on_a_strip(
     def keep(thumbnail: NDArray[np.uint8], detections: Any, *_: Any, **options: Any) -> None:
         drawn.append((thumbnail, detections, options))
 
-    monkeypatch.setattr(sliding_window_module, "draw_detections_overview", keep)
+    monkeypatch.setattr(point_outputs_module, "draw_detections_overview", keep)
     image = np.full((height, 4000, 3), 50, np.uint8)
     image[:, 3590:3610] = (220, 50, 50)
     result = one(run([write_slide(tmp_path / "strip.tif", image)], model, tmp_path / "out"))

@@ -15,7 +15,7 @@ from segkit.inference import verification
 from segkit.inference.parts import PartStore
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import load_model
-from segkit.workflows import sliding_window as sliding_window_module
+from segkit.workflows import point_outputs as point_outputs_module
 from segkit.workflows.predict import predict
 from segkit.workflows.sliding_window import WindowResult, sliding_window
 from tests.patch_model import draw_red_and_blue, make_model, make_run
@@ -185,7 +185,7 @@ def fail_in_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fail_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliding_window_module, "find_runs", no_memory)
+    monkeypatch.setattr(point_outputs_module, "find_runs", no_memory)
 
 
 def fail_in_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,16 +194,16 @@ def fail_in_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fail_in_the_pyramid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of it is written."""
-    honest = sliding_window_module.join_pyramid
+    honest = point_outputs_module.join_pyramid
 
     def join(*arguments: Any, **options: Any) -> None:
         honest(*arguments, **{**options, "on_row": no_memory})
 
-    monkeypatch.setattr(sliding_window_module, "join_pyramid", join)
+    monkeypatch.setattr(point_outputs_module, "join_pyramid", join)
 
 
 def fail_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliding_window_module, "detections_of_runs", no_memory)
+    monkeypatch.setattr(point_outputs_module, "detections_of_runs", no_memory)
 
 
 def fail_in_verification(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def fail_in_verification(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fail_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliding_window_module, "draw_contact_sheet", no_memory)
+    monkeypatch.setattr(point_outputs_module, "draw_contact_sheet", no_memory)
 
 
 WHOLE = {"probability.tif", "detections.csv", "detections.geojson"}
@@ -340,7 +340,7 @@ def test_the_newest_run_of_the_right_kind_is_the_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, "runs/masks")
-    with pytest.raises(ModelError, match=r"no finished training on points under .*segkit train"):
+    with pytest.raises(ModelError, match=r"no finished training of a patch CNN under .*segkit train"):
         sliding_window([slide], config=config())
     make_run(Path("runs/old"), thresholds=(0.1, 0.1))
     newest = make_run(Path("runs/new"))
@@ -351,7 +351,7 @@ def test_the_newest_run_of_the_right_kind_is_the_default(
     result = sliding_window([slide], config=config(), on_note=notes.append)
     assert result.models == [newest / "model.safetensors"]
     assert one(result).folder == Path("detections/tissue")
-    assert notes[0] == "model: runs/new (the newest finished run on points)"
+    assert notes[0] == "model: runs/new (the newest finished run)"
     assert len(found_in(Path("detections/tissue")).scores) == 18
     assert load_model(result.models[0]).spec.task == "points"
     # And the other way round.

@@ -23,7 +23,7 @@ from segkit.workflows.train import train
 from tests.conftest import ROOT
 from tests.tiny import LEARNED, SPLITS, draw_field, make_data, save_png, tiny_config
 
-FIGURES = {"first_batch.png", "kernels.png", "validation.png", "curves.png"}
+FIGURES = {"first_batch.png", "kernels.png", "validation.png", "curves.png", "receptive_field.png", "units.png"}
 
 
 def record_of(run: Path) -> dict[str, Any]:
@@ -37,7 +37,10 @@ def test_the_run_folder_holds_what_the_readme_lists(tiny_run: Path) -> None:
     listed = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)} - {"runs/latest"}
     assert listed == {path.name for path in tiny_run.iterdir()} - {".lock"}
     assert {path.name for path in (tiny_run / "figures").iterdir()} == FIGURES
-    assert [path.name for path in sorted((tiny_run / "checkpoints").iterdir())] == ["epoch-00003.pt", "epoch-00004.pt"]
+    record, history = record_of(tiny_run), load_newest(tiny_run / "checkpoints")[1]["history"]
+    last, best = len(history), record["best_epoch"]
+    kept = {int(history[epoch - 1]["step"]) for epoch in (last - 1, last, best)}
+    assert {path.name for path in (tiny_run / "checkpoints").iterdir()} == {f"step-{step:08d}.pt" for step in kept}
 
 
 def test_figures_are_pictures(tiny_run: Path) -> None:
@@ -117,7 +120,7 @@ def test_every_automatic_value_is_computed_and_told(tiny_data: Path, tmp_path: P
     # The data folder names classes, and dataset.yaml can say more than a list of names. Masks have no points.
     left = {key for key, value in flat(resolved.model_dump()) if value == "auto"}
     points = {f"points.{name}_radius" for name in ("match", "positive", "near")}
-    assert left == {"data.classes", "data.hard_negatives"} | points
+    assert left == {"data.classes", "data.hard_negatives", "data.cache"} | points
     assert resolved.patches.size_px == 64
     log = (tmp_path / "run" / "log.txt").read_text()
     assert all(note in log for note in notes)

@@ -28,7 +28,7 @@ from segkit.workflows.train import TrainResult, train
 from tests.tiny import MPP, draw_disks, make_point_data, save_png, tiny_config, tiny_point_config
 from tests.workflows.test_resume import Stopped, assert_same_training, contents, history_of
 
-FIGURES = {"first_batch.png", "kernels.png", "validation.png", "curves.png"}
+FIGURES = {"first_batch.png", "kernels.png", "validation.png", "curves.png", "receptive_field.png", "units.png"}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -61,7 +61,7 @@ def test_the_run_folder_holds_a_model_that_finds_the_points(tiny_point_run: Path
     rows = rows_of(tiny_point_run / "metrics.csv")
     assert list(rows[0]) == [
         *("epoch", "step", "learning_rate", "train_loss", "val_loss", "val_f1", "val_f1/cell"),
-        *("seconds", "data_wait_share"),
+        *("seconds", "samples_per_second", "data_wait_share"),
     ]
     assert [float(row["val_f1"]) for row in rows] == [row["val_f1"] for row in history]
 
@@ -369,7 +369,7 @@ def test_every_automatic_value_of_points_is_computed(tiny_point_data: Path) -> N
     assert abs(size_px - 5 * float(neighbours[:-2])) <= 3
     assert (resolved.patches.batch, resolved.model.base_channels) == (128, 32)
     assert resolved.model.depth == usual_depth("modern", size_px)
-    assert (resolved.loss, resolved.steps_per_epoch, resolved.model.dropout) == ("cross_entropy", 100, 0.0)
+    assert (resolved.loss.name, resolved.steps_per_epoch, resolved.model.dropout) == ("cross_entropy", 100, 0.0)
     again = prepare(resolved, on_progress=quiet_progress, on_note=quiet_note).config
     assert again == resolved
 

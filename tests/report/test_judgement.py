@@ -1,0 +1,138 @@
+"""What made curves are said to show, and that noise alone is not said to show a trend."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.report.curves import draw_curves
+from segkit.report.judgement import ENOUGH_EPOCHS, judge_curves, over_fitting_since
+
+
+def history(kind, num=60, *, seed=0, noise=0.02):
+    """Return rows whose curves are of a known kind, with relative noise."""
+    rng = np.random.default_rng(seed)
+    epoch = np.arange(1, num + 1)
+    train, validation, score = 0.1 + 0.9 * np.exp(-epoch / 8), 0.13 + 0.9 * np.exp(-epoch / 8), 0.9 - np.exp(-epoch / 8)
+    match kind:
+        case "over-fitting":
+            train, validation = 0.02 + 0.9 * np.exp(-epoch / 20), validation + 0.006 * np.maximum(epoch - 18, 0)
+        case "falling":
+            train, validation = (0.2 + np.exp(-epoch / num) + more for more in (0, 0.05))
+        case "flat":
+            train, validation, score = np.full((3, num), 0.69)
+        case "noisy score":
+            score = score + rng.normal(0, 0.08, num)
+        case "noisy loss":
+            train = train * np.exp(rng.normal(0, 0.4, num))
+        case "gap":
+            validation = validation + 0.3
+    train, validation = (curve * (1 + rng.normal(0, noise, num)) for curve in (train, validation))
+    return [
+        {"epoch": int(e), "train_loss": float(t), "val_loss": float(v), "val_dice": float(s), "learning_rate": 1e-3}
+        for e, t, v, s in zip(epoch, train, validation, score + rng.normal(0, 0.005, num), strict=True)
+    ]
+
+
+def said_of(kind, **how):
+    return [sentence.split(":")[0] for sentence in judge_curves(history(kind, **how))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("over-fitting", "Over-fitting"),
+        ("falling", "Still falling (under-fitting)"),
+        ("flat", "Not learning"),
+        ("noisy score", "Noisy"),
+        ("noisy loss", "Noisy"),
+        ("gap", "Gap"),
+    ],
+)
+def test_each_kind_is_named(kind, word, seed):
+    assert word in said_of(kind, seed=seed)
+
+
+def test_kinds_do_not_look_like_each_other():
+    said = {kind: Counter(word for seed in range(20) for word in said_of(kind, seed=seed))
+            for kind in ("settled", "falling", "gap", "noisy score", "flat")}  # fmt: skip
+    for kind, words in said.items():
+        assert words["Over-fitting"] == 0, kind
+        assert kind == "flat" or words["Not learning"] == 0, kind
+        assert kind == "gap" or words["Gap"] == 0, kind
+        assert kind == "noisy score" or words["Noisy"] <= 1, kind
+
+
+def test_a_settled_training_is_a_plateau_or_nothing():
+    words = Counter(word for seed in range(20) for word in said_of("settled", num=120, seed=seed))
+    assert words["Plateau"] + words["Nothing stands out"] >= 17
+    assert set(words) <= {"Plateau", "Nothing stands out", "Still falling (under-fitting)"}
+
+
+def test_a_plateau_is_named_where_nothing_changes_any_more():
+    rows = history("settled", 120, noise=0.02)
+    for row in rows[60:]:
+        row["val_dice"] = min(row["val_dice"], 0.88)
+    assert any(sentence.startswith("Plateau: since epoch 81") for sentence in judge_curves(rows))
+
+
+def test_over_fitting_names_where_it_begins():
+    since = over_fitting_since(history("over-fitting"))
+    assert since is not None
+    assert 15 <= since <= 30
+    assert f"since epoch {since:g}" in judge_curves(history("over-fitting"))[0]
+    assert over_fitting_since(history("falling")) is None
+
+
+@pytest.mark.parametrize("num", [0, 1, ENOUGH_EPOCHS - 1])
+def test_few_epochs_are_not_judged(num):
+    assert judge_curves(history("flat", num)) == [f"Too few epochs to judge the curves: {num} of at least 8."]
+    assert over_fitting_since(history("over-fitting", num)) is None
+
+
+def test_levels_without_trends_are_rarely_given_one():
+    """Stationary curves after a fall: a trend is said by chance alone, which the rules keep below a few per cent."""
+    trends = ("Over-fitting", "Still falling (under-fitting)")
+    wrong = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        rows = [
+            {"epoch": e, "train_loss": (1.0 if e < 3 else 0.3) * rng.lognormal(0, 0.05),
+             "val_loss": (1.0 if e < 3 else 0.35) * rng.lognormal(0, 0.05), "val_dice": 0.8}
+            for e in range(1, 41)
+        ]  # fmt: skip
+        wrong += any(sentence.startswith(trends) for sentence in judge_curves(rows))
+    assert wrong <= 3
+
+
+values = st.none() | st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.fixed_dictionaries({"train_loss": values, "val_loss": values, "val_f1": values}), max_size=30))
+def test_any_history_is_judged_without_an_error(columns):
+    rows = [{"epoch": float(number), **row} for number, row in enumerate(columns, start=1)]
+    sentences = judge_curves(rows, metric="f1")
+    assert sentences
+    assert all(sentence.endswith(".") for sentence in sentences)
+
+
+@settings(max_examples=20)
+@given(st.floats(1e-3, 1e3))
+def test_the_unit_of_the_loss_does_not_matter(factor):
+    rows = history("over-fitting")
+    scaled = [{**row, "train_loss": factor * row["train_loss"], "val_loss": factor * row["val_loss"]} for row in rows]
+    assert over_fitting_since(scaled) == over_fitting_since(rows)
+
+
+def test_the_picture_shows_over_fitting_and_an_early_stop(tmp_path):
+    rows = history("over-fitting")
+    pictures = {}
+    for name, how in {"plain": {}, "stopped": {"stopped_early": True}}.items():
+        draw_curves(rows, tmp_path / name, title="run", **how)
+        pictures[name] = (tmp_path / name).read_bytes()
+    draw_curves(history("settled"), tmp_path / "settled", title="run")
+    assert len({*pictures.values(), (tmp_path / "settled").read_bytes()}) == 3
