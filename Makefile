@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice gpu real-isbi2012 real-glioma real-crc real-amibr clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
@@ -93,10 +93,15 @@ gpu: setup  ## every check and benchmark that needs a GPU, in eight minutes
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py
 
-real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; half an hour)
+real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; 45 minutes)
 	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
 	$(BIN)/segkit predict $(REAL_DATA)/isbi2012_em/images --model runs/isbi2012 --dihedral --probability --out predictions/isbi2012
 	$(BIN)/python benchmarks/isbi2012.py --data $(REAL_DATA)/isbi2012_em --predictions predictions/isbi2012
+
+real-dsb2018: setup  ## train and measure on DSB 2018, by modality (likewise)
+	$(BIN)/segkit train --data $(REAL_DATA)/dsb2018 --config configs/dsb2018.yaml --out runs/dsb2018
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/dsb2018 --model runs/dsb2018 --set dihedral=true --out evaluation/dsb2018
+	$(BIN)/python benchmarks/dsb2018.py --data $(REAL_DATA)/dsb2018 --evaluation evaluation/dsb2018
 
 real-glioma: setup  ## train and measure on glioma nuclei (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/glioma_nuclei --config configs/glioma_nuclei.yaml --out runs/glioma
@@ -108,6 +113,10 @@ real-crc: setup  ## train, measure and look at nuclei from points (likewise)
 	$(BIN)/segkit evaluate --data $(REAL_DATA)/crc_nuclei --model runs/crc --out evaluation/crc
 	$(BIN)/segkit sliding-window $(REAL_DATA)/crc_nuclei/images/img31.png --model runs/crc --verify 100 --out detections/crc
 	$(BIN)/segkit sliding-window $(REAL_DATA)/wsi/CMU-1-Small-Region.svs --model runs/crc --verify 100 --out detections/crc
+
+real-crc-unet: setup  ## the same nuclei by a U-Net's heat map (likewise)
+	$(BIN)/segkit train --data $(REAL_DATA)/crc_nuclei --config configs/crc_nuclei_unet.yaml --out runs/crc_unet
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/crc_nuclei --model runs/crc_unet --set dihedral=true --out evaluation/crc_unet
 
 real-amibr: setup  ## train on mitoses with each network (an hour)
 	for form in "modern 64" "dnn1 101" "dnn2 101"; do set -- $$form; \
