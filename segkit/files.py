@@ -194,7 +194,10 @@ def prepare_folder(folder: Path) -> Path:
         raise UsageError(f"{folder}: is a file, and a folder is needed there. Choose another --out.")
     probe = _temporary_beside(folder / "write-test")
     with translated_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # of a file system that makes no folders, such as /proc
+            raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --out.") from error
         try:
             probe.write_bytes(b"")
         finally:

@@ -36,7 +36,7 @@ def run(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="DIR", help="Folder of the true masks, or data folder with points."),
+        typer.Option("--truth", metavar="DIR", help="Folder of the true masks, or data folder with labels or points."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("evaluation"),
     device: Annotated[str | None, config_option(EvaluateConfig, "compute.device", metavar="DEVICE")] = None,

@@ -13,7 +13,7 @@ from segkit.cli.progress import open_display
 from segkit.cli.progress_lines import format_seconds
 from segkit.cli.results import print_facts, print_json, print_lines, print_pictures, print_table
 from segkit.config import TrainConfig, build_config, default_of, describe, known_keys
-from segkit.errors import UsageError
+from segkit.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from segkit.workflows.folds import FoldsResult
@@ -80,7 +80,7 @@ def run(
         raise UsageError("--folds goes on by itself with what is in --out: leave out --resume.")
     wanted = build_config(
         TrainConfig,
-        file=config if resume is None else resume / "config.yaml",
+        file=config if resume is None else _begun_with(resume),
         assignments=assignments or [],
         flags={
             "data.dir": data,
@@ -119,6 +119,24 @@ def run(
         print_json(result)
     else:
         _show(result)
+
+
+def _begun_with(run: Path) -> Path:
+    """Return the configuration of a run, which has to be one that can be gone on with."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UsageError(
+            f"--resume {run}: is no run folder (there is no config.yaml in it). Give the folder that `segkit train` "
+            "wrote; a folder of --folds is gone on with by the command that began it."
+        )
+    try:
+        build_config(TrainConfig, file=path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: cannot be gone on with: another version of segkit wrote it, or it was changed. Start a new run:",
+            error.problems or [error.message],
+        ) from error
+    return path
 
 
 def _show_folds(result: "FoldsResult") -> None:

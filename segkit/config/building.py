@@ -202,6 +202,9 @@ def _explain(kind: type[Section], error: ValidationError) -> Iterator[str]:
         elif problem["type"] == "missing" and len(parts) == len(problem["loc"]):
             needed = _first_required(kind, key)
             seen[needed] = ["is needed and not given"]
+        elif problem["type"] == "model_type":
+            first = next(name for name in keys if name.startswith(f"{key}."))
+            seen[key] = [f"is a section, with settings of its own such as `{first}`, and no value"]
         else:
             message = "too few values" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
             seen.setdefault(key, []).append(message.replace("Input should be", "should be"))

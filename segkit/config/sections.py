@@ -15,6 +15,7 @@ from segkit.errors import ConfigError
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
 DIHEDRAL_HELP = "Average over the 8 flips and quarter turns (8 times slower)."
+INEXACT_HELP = "Accept models whose norms mix pixels, with which tiles differ from the whole image."
 
 LENGTH = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(px|um)")
 
@@ -101,6 +102,7 @@ class EvaluateConfig(Section):
     bootstrap: Positive = Field(1000, description="Resamplings of the images behind each 95 % interval.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the resampling.")
     dihedral: bool = Field(False, description=DIHEDRAL_HELP)
+    inexact: bool = Field(False, description=INEXACT_HELP)
     match_radius: Length | Auto = Field(
         AUTO, description="Points: a detection within this distance of a point is right; auto: the model's."
     )

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from segkit.config.sections import (
     AUTO,
     DIHEDRAL_HELP,
+    INEXACT_HELP,
     Auto,
     ComputeConfig,
     Length,
@@ -98,9 +99,7 @@ class PredictConfig(SlideConfig):
         0.0,
         description="Objects smaller than this are left out of the object list (um2; px where mpp is unknown).",
     )
-    inexact: bool = Field(
-        False, description="Accept models whose norms mix pixels, with which tiles differ from the whole image."
-    )
+    inexact: bool = Field(False, description=INEXACT_HELP)
 
 
 class SlidingWindowConfig(SlideConfig):

@@ -109,14 +109,18 @@ class MappedFiles:
     def _write(self, path: Path, array: NDArray[Any]) -> None:
         # Written and not mapped for writing: on a full disk that would end the process by a signal.
         with self._explained(), files.atomic_path(path) as temporary, temporary.open("wb") as handle:
-            np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
+            # Not `write_array`: where the disk is full it says how much was written, and not why no more.
+            contiguous = np.ascontiguousarray(array)
+            np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(contiguous))
+            handle.write(contiguous.reshape(-1).view(np.uint8).data)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (ResourceError, UsageError) as error:
-            cause = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.message
+        except (ResourceError, UsageError, OSError) as error:
+            system = error if isinstance(error, OSError) else error.__cause__
+            cause = system.strerror if isinstance(system, OSError) else "it is no folder"
             raise ResourceError(
                 f"{self.folder}: decoded images cannot be kept there ({cause}). Free some space, set data.cache to a "
                 "folder on a disk with room, or data.cache=none to keep them in memory."
@@ -161,6 +165,8 @@ def _mapped(path: Path) -> NDArray[Any] | None:
     """Return a file's array, read only; None where there is no file, or it is no such array (it is written anew)."""
     try:
         # A plain view: numpy's memmap class takes time at every slice. `open_memmap` refuses pickled objects.
-        return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
-    except (FileNotFoundError, ValueError, EOFError):
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        # What its head says of its size has to be so.
+        return mapped.view(np.ndarray) if mapped.offset + mapped.nbytes == path.stat().st_size else None
+    except (OSError, ValueError, EOFError):
         return None

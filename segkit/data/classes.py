@@ -203,7 +203,8 @@ def _classes_of_values(found: Sequence[int], given: Sequence[str] | None, ignore
         return Classes(problems=[f"masks/: hold {len(found)} different values ({shown}), {remedy}"])
     highest = found[-1]
     if set(range(1, highest + 1)) | {0} != set(found) | {0}:
-        remedy = f"`classes: {{0: {BACKGROUND}, {highest}: cell}}`, or give the one that is not labelled as `ignore`."
+        other = next(value for value in reversed(found) if value)
+        remedy = f"`classes: {{0: {BACKGROUND}, {other}: cell}}`, or give the one that is not labelled as `ignore`."
         return Classes(problems=[f"masks/: hold the values {shown}, not 0, 1, 2, ... Name them, e.g. {remedy}"])
     return _named((BACKGROUND, *(f"class_{value}" for value in range(1, highest + 1))), ignore)
 

@@ -104,7 +104,7 @@ def _build(setting: Mapping[str, Any], where: str, patch_px: int, channels: int)
             warnings.simplefilter("ignore", UserWarning)  # advice to take another transform
             transform = known[name](**parameters)
     except Exception as error:
-        raise ConfigError(f"{where}: {name} refuses its parameters: {_in_a_line(error)}") from error
+        raise ConfigError(f"{where}: {name} refuses its parameters: {_in_a_line(error)}.") from error
     if isinstance(transform, albumentations.DualTransform):
         # Its public `add_targets` offers no other interpolation for a target of its own.
         transform._key2func["planes"] = _Planes(transform)
@@ -127,7 +127,7 @@ def _try(transform: Any, which: str, patch_px: int, channels: int) -> None:
         except Exception as error:
             raise ConfigError(
                 f"{which} cannot be applied to a patch of {patch_px} x {patch_px} x {channels} with its mask: "
-                f"{_in_a_line(error)}"
+                f"{_in_a_line(error)}."
             ) from error
         for key, before in sample.items():
             after = first[key]

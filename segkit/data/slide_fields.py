@@ -117,6 +117,11 @@ class PolygonTarget:
         self._low = np.array([one.min(axis=0) for one in corners]).reshape(-1, 2)
         self._high = np.array([one.max(axis=0) for one in corners]).reshape(-1, 2)
 
+    @property
+    def indices(self) -> set[int]:
+        """The classes of all polygons."""
+        return {index for _, index in self._polygons}
+
     def is_background(self, box: Box) -> bool:
         """Tell whether no polygon comes near a box, without drawing any."""
         return not len(self._near(box))

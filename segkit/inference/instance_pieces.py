@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.geometry import Box
-from segkit.inference.instances import grow_seeds
+from segkit.inference.instances import grow_seeds, reach_px
 from segkit.inference.pieces import measure, trace_outlines
 from segkit.models.model_file import InstanceSpec
 
@@ -38,7 +38,7 @@ class InstanceBlock(NamedTuple):
 def margin_px(spec: InstanceSpec, alignment: int) -> int:
     """Return on how many map pixels around a block its instances depend, a multiple of the network's alignment."""
     # The pixels just beyond the border are looked at, too.
-    return -(-(spec.grow_px + 1 + SEED_REACH_PX) // alignment) * alignment
+    return -(-(reach_px(spec) + 1 + SEED_REACH_PX) // alignment) * alignment
 
 
 def averaged_spec(specs: Sequence[InstanceSpec]) -> InstanceSpec:
@@ -48,7 +48,7 @@ def averaged_spec(specs: Sequence[InstanceSpec]) -> InstanceSpec:
         return first
     means = {name: sum(getattr(spec, name) for spec in specs) / len(specs) for name in InstanceSpec.model_fields}
     return first.model_validate(
-        {name: round(value) if name.endswith("_px") else value for name, value in means.items()}
+        {name: round(value) if isinstance(getattr(first, name), int) else value for name, value in means.items()}
     )
 
 

@@ -4,8 +4,10 @@ A network says of every pixel whether it is foreground, and how far it is from i
 object's own greatest distance. Objects that touch have a valley of distance between them, so what is left above a
 threshold are their cores, the *seeds*. The rule, for maps of any size:
 
-1. A pixel is foreground where `foreground` reaches `foreground_threshold`. Seeds are the 4-connected regions of
-   foreground where `distance` reaches `seed_threshold`.
+0. Both maps are smoothed by a Gaussian of `smooth_px`, cut at 3 standard deviations: a rugged crest would be several.
+1. A pixel is foreground where `foreground` reaches `foreground_threshold`, and was not 0 before smoothing: that is what
+   cells say that were not computed. Seeds are the 4-connected regions of foreground where `distance` reaches
+   `seed_threshold`.
 2. Seeds grow by `grow_px` rounds. In each round every free foreground pixel that has a labelled 4-neighbour takes its
    label; among several, that of the neighbour above, else left, else right, else below. The rounds are dealt to
    `STAGES` equal stages (the last has what is over), and in stage s = 1 .. STAGES only pixels whose distance reaches
@@ -15,9 +17,9 @@ threshold are their cores, the *seeds*. The rule, for maps of any size:
 
 A grown object is 4-connected, and foreground that no seed reaches belongs to none. This is a watershed by immersion
 (Vincent and Soille 1991) with a limited number of levels and steps. The limit is what makes it local: a pixel's object
-depends on the seeds within `grow_px` and on the maps between, so that a slide can be worked up in blocks with a margin
-and has the very objects of the whole map; a flooding by priority queue has no such bound. The order of seeds and the
-position in the map play no part.
+depends on the seeds within `grow_px` and on the maps between, and 3 `smooth_px` around these, so that a slide can be
+worked up in blocks with a margin and has the very objects of the whole map; a flooding by priority queue has no such
+bound. The order of seeds and the position in the map play no part.
 """
 
 from typing import Final
@@ -55,7 +57,7 @@ def label_instances(
 
 
 def seed_mask(foreground: NDArray[np.uint8], distance: NDArray[np.uint8], spec: InstanceSpec) -> NDArray[np.bool_]:
-    """Return where seeds are, bool (H, W); maps as for `label_instances`."""
+    """Return where seeds are, bool (H, W); maps as for `label_instances`, smoothed already."""
     seeds: NDArray[np.bool_] = (foreground >= _cut(spec.foreground_threshold)) & (distance >= _cut(spec.seed_threshold))
     return seeds
 
@@ -63,19 +65,21 @@ def seed_mask(foreground: NDArray[np.uint8], distance: NDArray[np.uint8], spec: 
 def grow_seeds(foreground: NDArray[np.uint8], distance: NDArray[np.uint8], spec: InstanceSpec) -> NDArray[np.int32]:
     """Return the grown seeds before any is dropped, with labels in no particular order: rules 1 and 2.
 
-    Which pixels share a label depends on the maps alone. In a window of a larger map, pixels further than `grow_px`
+    Which pixels share a label depends on the maps alone. In a window of a larger map, pixels further than `reach_px`
     from the window's border have the objects that they have in the whole, but that a seed which the border cuts in two
     has two labels.
     """
     height, width = foreground.shape
-    seeds = seed_mask(foreground, distance, spec)
+    is_foreground = foreground > 0
+    foreground, distance = smoothed(foreground, spec.smooth_px), smoothed(distance, spec.smooth_px)
+    is_foreground &= foreground >= _cut(spec.foreground_threshold)
+    seeds = seed_mask(foreground, distance, spec) & is_foreground
     found = cv2.connectedComponents(seeds.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)[1]
     # A frame of background, so that no neighbour is looked for outside.
     labels = np.zeros((height + 2, width + 2), np.int32)
     labels[1:-1, 1:-1] = found
     free = np.zeros((height + 2, width + 2), np.bool_)
     inside = free[1:-1, 1:-1]
-    is_foreground = foreground >= _cut(spec.foreground_threshold)
     for stage, rounds in enumerate(_rounds_of_stages(spec.grow_px), start=1):
         if rounds:
             np.greater_equal(distance, _cut(spec.seed_threshold * (1 - stage / STAGES)), out=inside)
@@ -83,6 +87,27 @@ def grow_seeds(foreground: NDArray[np.uint8], distance: NDArray[np.uint8], spec:
             inside &= labels[1:-1, 1:-1] == 0
             _grow(labels, free, rounds)
     return np.ascontiguousarray(labels[1:-1, 1:-1])
+
+
+def reach_px(spec: InstanceSpec) -> int:
+    """Return how far from a pixel the maps decide which object it belongs to, but for where seeds are connected."""
+    return spec.grow_px + _radius(spec.smooth_px)
+
+
+def smoothed(values: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
+    """Return a map (H, W) smoothed by a Gaussian, mirrored at the border; the same bits wherever a pixel lies.
+
+    OpenCV computes 8-bit maps in whole numbers.
+    """
+    if not sigma_px:
+        return values
+    side = 2 * _radius(sigma_px) + 1
+    blurred: NDArray[np.uint8] = cv2.GaussianBlur(values, (side, side), sigma_px, borderType=cv2.BORDER_REFLECT_101)
+    return blurred
+
+
+def _radius(sigma_px: float) -> int:
+    return int(np.ceil(3 * sigma_px))
 
 
 def drop_small(labels: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]:

@@ -21,10 +21,8 @@ from segkit.slides.tissue import Tissue
 
 SAME_SCALE = 1.05
 """A level is read as it is where its pixel size differs from the model's by no more than this factor."""
-
 FURTHEST_SCALE = 4.0
 """Beyond this factor a level is not resampled: the scale of the slide or of the model is probably wrong."""
-
 TILES_PX = {"cpu": (256, 512, 1024, 2048), "cuda": (512, 1024, 2048, 4096)}
 _CUDA_BATCH = 8
 # A block that is worked up: labels, contours and what numpy makes on the way, in bytes for each of its pixels.
@@ -308,6 +306,8 @@ class Costs:
         Of a map pixel of what the network says.
     device_bytes
         Free memory of a device of its own, None on the CPU.
+    work_px
+        Side of what is worked up at once, a block with its margin, in map pixels.
     """
 
     baseline_bytes: int
@@ -315,13 +315,14 @@ class Costs:
     layer_bytes: int
     channels: int
     device_bytes: int | None = None
+    work_px: int = BLOCK_PX
 
     def host_bytes(self, read_px: int, batch: int, part_px: int) -> int:
-        """Return the estimated peak of the process."""
+        """Return the estimated peak of the process; `part_px` is the side of what is held of a part."""
         pixels = (3 * batch + READ_THREADS + 1) * read_px**2 * self.channels
         network = self.network_bytes(read_px, batch) * PROCESS_FACTOR if self.device_bytes is None else 2 * pixels
         parts = (PARTS_AHEAD + 2) * part_px**2 * self.layer_bytes
-        work = WORK_THREADS * BLOCK_PX**2 * _WORK_BYTES_PER_PX
+        work = WORK_THREADS * self.work_px**2 * _WORK_BYTES_PER_PX
         return int(self.baseline_bytes + network + pixels + parts + work + CACHE_BYTES + _JOIN_BYTES)
 
     def fits(self, read_px: int, batch: int, part_px: int, limit: MemoryLimit) -> bool:

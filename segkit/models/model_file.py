@@ -65,7 +65,7 @@ class PatchCNNArguments(Section):
 
 
 class DetectionSpec(Section):
-    """How a patch CNN's probabilities become detections.
+    """How the maps of a network that finds points become detections.
 
     Radii and stride are those it was trained and validated with (see `PointsConfig` and `SlidingWindowConfig`). For
     each foreground class: `thresholds` is the lowest score of a detection, tuned for F1 on the validation images, and
@@ -85,14 +85,16 @@ class InstanceSpec(Section):
 
     A pixel is foreground if its probability of not being background is at least `foreground_threshold`, and seed of an
     object if its object-normalised distance to the border (0..1) is at least `seed_threshold` too. Seeds grow over the
-    foreground by `grow_px` pixels at most; objects of fewer than `min_area_px` pixels are dropped. All were tuned on
-    the validation images, in pixels of the model's scale.
+    foreground by `grow_px` pixels at most; objects of fewer than `min_area_px` pixels are dropped. Both maps
+    are smoothed first, by a Gaussian of `smooth_px`, 0: not at all. All were tuned on the validation images, in pixels
+    of the model's scale.
     """
 
     foreground_threshold: Annotated[float, Field(ge=0, le=1)]
     seed_threshold: Annotated[float, Field(ge=0, le=1)]
     min_area_px: Annotated[int, Field(ge=0, le=10**9)]
     grow_px: Annotated[int, Field(ge=0, le=1024)]
+    smooth_px: Annotated[float, Field(ge=0, le=16)] = 0.0
 
 
 class ModelSpec(Section):
@@ -279,6 +281,7 @@ def _hash_of(weights: Mapping[str, Tensor], spec: ModelSpec) -> str:
     used = spec.model_dump(mode="json", exclude={"training", "scores"})
     # What came later is left out where it means what was there before, so that older files keep their hashes.
     used["arguments"] = spec.arguments.model_dump(mode="json", exclude_defaults=True)
+    used["instances"] = spec.instances and spec.instances.model_dump(mode="json", exclude_defaults=True)
     used = {key: value for key, value in used.items() if key not in {"detection", "instances"} or value is not None}
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for name in sorted(weights):

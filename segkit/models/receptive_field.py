@@ -81,7 +81,8 @@ def refuse_mixing_norms(network: nn.Module) -> None:
     for name, module in mixing_norms(network).items():
         raise ModelError(
             f"layer `{name}` ({type(module).__name__}) averages over the pixels that it sees, so tiles would "
-            "differ from the whole image. Use batch norm, and an encoder without squeeze-and-excitation."
+            "differ from the whole image. Use batch norm, and an encoder without squeeze-and-excitation, or accept "
+            "that with --set inexact=true."
         )
 
 

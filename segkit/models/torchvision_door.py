@@ -116,6 +116,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file of weights. Give a .pth or .safetensors file.") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read as a file of weights ({_one_line(error)}).") from error
     except Exception as error:  # of a damaged file torch.load raises nearly anything

@@ -159,12 +159,19 @@ def settle_frozen(network: nn.Module) -> None:
     """Keep what is frozen as it is; to be called after each `network.train()`.
 
     Modules whose parameters are all frozen go into evaluation mode, so that batch norms neither use nor gather the
-    statistics of batches and nothing is dropped at random.
+    statistics of batches and nothing is dropped at random; so does a dropout in front of a frozen layer.
     """
     for module in network.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
+    feeds_frozen = False
+    for leaf in reversed([one for one in network.modules() if not list(one.children())]):
+        parameters = list(leaf.parameters())
+        if parameters:
+            feeds_frozen = not any(parameter.requires_grad for parameter in parameters)
+        elif isinstance(leaf, nn.Dropout) and feeds_frozen:
+            leaf.eval()
 
 
 def _extra_maps(network: UNet | PatchCNN) -> int:

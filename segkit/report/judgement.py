@@ -78,7 +78,7 @@ def judge_curves(history: Sequence[Row], *, metric: str = "dice") -> list[str]:
             f"Not learning: the training loss went from {train.values[0]:.3g} to {train.levels[-1]:.3g} only. Look at "
             "the first training batch, then try another optimiser.learning_rate (segkit find-lr)."
         ]
-    said = _over_fitting(train, validation) or _gap(train, validation)
+    said = _over_fitting(history, validation) or _gap(train, validation)
     said += _still_falling(train.since(end), validation.since(end))
     said += _plateau(train.since(end), validation.since(end), score, end, METRIC_NAMES.get(metric, metric))
     said += _noise(train.since(end), score.since(end), METRIC_NAMES.get(metric, metric))
@@ -97,12 +97,8 @@ def over_fitting_since(history: Sequence[Row]) -> float | None:
     return epoch if grows else None
 
 
-def _over_fitting(train: _Curve, validation: _Curve) -> list[str]:
-    rows = [
-        {"epoch": epoch, "train_loss": loss, "val_loss": val_loss}
-        for epoch, loss, val_loss in zip(train.epochs, train.values, validation.values, strict=False)
-    ]
-    since = over_fitting_since(rows)
+def _over_fitting(history: Sequence[Row], validation: _Curve) -> list[str]:
+    since = over_fitting_since(history)
     if since is None:
         return []
     before, after = validation.since(since).levels[[0, -1]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from segkit.models.model_file import ModelSpec, load_model, save_model
+from segkit.models.model_file import MODEL_NAME, ModelSpec, load_model, save_model
 from segkit.training.averaging_weights import average_state_dicts
 from segkit.training.state import by_class
 from segkit.training.trainable import Trainable
@@ -43,7 +43,9 @@ def average_of_best(
         `network` is the task's own, whose weights are replaced. None if the average is no better, or there is only
         one epoch to average.
     """
-    epochs = sorted(_best(scores, count))
+    # An epoch that was done again may not have had its score of before, where a device does not compute the same twice:
+    # then one is missing.
+    epochs = [epoch for epoch in sorted(_best(scores, count)) if _path(run, epoch).is_file()]
     if len(epochs) < 2:
         return None
     models = [load_model(_path(run, epoch)) for epoch in epochs]
@@ -60,11 +62,23 @@ def average_of_best(
     spec = models[0].spec.model_copy(
         update={
             "scores": by_class(task.metric, validation),
-            "training": {**models[0].spec.training, "averaged_epochs": epochs},
+            "training": {
+                **models[0].spec.training,
+                "best_epoch": _best(scores, 1)[0],
+                "averaged_epochs": epochs,
+            },
             **validation.changes,
         }
     )
     return network, spec, validation, epochs
+
+
+def restore_best(run: Path, scores: Sequence[float]) -> None:
+    """Make the best epoch's network the model again, where that is an average from before the run had more epochs."""
+    path = _path(run, _best(scores, 1)[0])
+    if "averaged_epochs" in load_model(run).spec.training and path.is_file():
+        model = load_model(path)
+        save_model(run / MODEL_NAME, model.network, model.spec)
 
 
 def _best(scores: Sequence[float], count: int) -> list[int]:

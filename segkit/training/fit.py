@@ -217,8 +217,9 @@ def fit(  # noqa: PLR0912, PLR0915 (one straight loop is easier to follow than o
             for one in (task.network, network):
                 group.share_buffers(one)
             patches = Batch(*(one.to(device) for one in task.validation_patches))
-            with torch.inference_mode():
-                val_loss = gradients.loss(network, patches).item()
+            # As many at a time as in a training step, which is known to fit the memory.
+            at_once = -(-len(numbers) // gradients.micro_batches)
+            val_loss = gradients.validation_loss(network, patches, at_once=at_once)
             rate = optimiser.param_groups[0]["lr"] / optimiser.param_groups[0]["rate_factor"]
             _require_finite("validation loss", val_loss, state.step - 1, rate, group)
             if group.is_first and state.saved_step != state.step:

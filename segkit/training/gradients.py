@@ -74,6 +74,16 @@ class Gradients:
             outputs = network(self._normalise(batch.images))
         return self._task.loss(outputs, batch.targets)
 
+    def validation_loss(self, network: nn.Module, patches: Batch, *, at_once: int) -> float:
+        """Return the loss of patches by a network in evaluation mode, which is given `at_once` of them at a time.
+
+        There may be many times as many as training has in memory at once.
+        """
+        with torch.inference_mode():
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                outputs = torch.cat([network(self._normalise(part)) for part in torch.split(patches.images, at_once)])
+            return self._task.loss(outputs, patches.targets).item()
+
     def backward(self, batch: Batch, scaler: torch.amp.GradScaler) -> Tensor:
         """Add the gradients of a batch on the device, and return its loss (detached)."""
         parts = min(self.micro_batches, len(batch.images))
@@ -98,7 +108,7 @@ class Gradients:
         ResourceError
             A single sample does not fit.
         """
-        network = self._task.trained
+        network, asked_for = self._task.trained, self.micro_batches
         buffers = {name: one.clone() for name, one in network.named_buffers()}
         while not self._fits(-(-count // self.micro_batches)):
             if self.micro_batches >= count:
@@ -112,9 +122,10 @@ class Gradients:
         for name, one in network.named_buffers():
             one.copy_(buffers[name])
         network.zero_grad(set_to_none=True)
-        if self.micro_batches > 1:
+        if self.micro_batches > asked_for:
+            so_far = "at once" if asked_for == 1 else f"in {asked_for} parts"
             on_note(
-                f"a batch of {count} does not fit the device's memory at once: it goes through the network in "
+                f"a batch of {count} does not fit the device's memory {so_far}: it goes through the network in "
                 f"{self.micro_batches} parts (compute.micro_batches), whose gradients are added up. Batch norm sees "
                 "the parts."
             )

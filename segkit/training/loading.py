@@ -54,7 +54,9 @@ def choose_workers(device: str, *, processes: int = 1, cores: int | None = None)
     return min(MOST_WORKERS, share // 4 if device == "cpu" else max(1, share - 1))
 
 
-def fit_shared_memory(workers: int, batch_bytes: int, free: int | None = None) -> tuple[int, int]:
+def fit_shared_memory(
+    workers: int, batch_bytes: int, free: int | None = None, *, processes: int = 1
+) -> tuple[int, int]:
     """Return workers and batches that each is ahead, so that finished batches fill at most half of /dev/shm.
 
     Parameters
@@ -65,13 +67,15 @@ def fit_shared_memory(workers: int, batch_bytes: int, free: int | None = None) -
         Size of a batch.
     free
         Bytes free there; None: found out.
+    processes
+        Training processes on this machine, each with as many workers.
     """
     if free is None:
         try:
             free = shutil.disk_usage("/dev/shm").free
         except OSError:
             return workers, PREFETCH  # macOS
-    batches = free // (2 * max(batch_bytes, 1))
+    batches = free // (2 * processes * max(batch_bytes, 1))
     # One more than is ahead is on its way to the caller.
     for prefetch in range(PREFETCH, 0, -1):
         if workers * (prefetch + 1) <= batches:

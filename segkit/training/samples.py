@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing.connection
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segkit.data.augment import Augmenter
 from segkit.data.sampling import sample_rng
 from segkit.errors import ResourceError
+from segkit.training.distributed import processes_here
 from segkit.training.loading import fit_shared_memory
 
 
@@ -96,7 +98,9 @@ def open_batches(
     prefetch = None
     if workers and first_step < last_step:
         shapes = samples[first_step, numbers[0], augmented]
-        workers, prefetch = fit_shared_memory(workers, len(numbers) * sum(one.nbytes for one in shapes))
+        workers, prefetch = fit_shared_memory(
+            workers, len(numbers) * sum(one.nbytes for one in shapes), processes=processes_here(os.environ)
+        )
     loader = DataLoader(
         samples,
         batch_sampler=_Indices(first_step, last_step, numbers, augmented),

@@ -1,7 +1,8 @@
 """Which images of a data folder are evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from segkit.data.layout import Dataset, Item
 from segkit.data.listing import SPLITS, Split
@@ -10,6 +11,7 @@ from segkit.models.model_file import Model
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
 
+MAX_NAMED = 5
 MPP_TOLERANCE = 1.25
 """Images are taken as they are if their pixel size differs from the model's by no more than this factor."""
 
@@ -34,6 +36,37 @@ def items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> lis
     if not chosen:
         raise InputError(f"{dataset.root}: no images of the split `{split}`. Use --split all, or add a splits.csv.")
     return chosen
+
+
+def items_with(
+    predicted: Collection[str], prediction: Path, dataset: Dataset, what: str, on_note: OnNote
+) -> list[Item]:
+    """Return the images that there are predictions of, by name; it is said of how many there are none.
+
+    Parameters
+    ----------
+    predicted, prediction
+        The names of the predictions, and the folder that they lie in.
+    dataset
+        The truth.
+    what
+        What was predicted, for the message.
+
+    Raises
+    ------
+    InputError
+        A prediction has no image.
+    """
+    unknown = sorted(set(predicted) - {item.name for item in dataset.items})
+    if unknown:
+        raise InputError(f"{prediction}: these have no image of their name in {dataset.root}:", unknown)
+    without = [item.name for item in dataset.items if item.name not in predicted]
+    if without:
+        on_note(
+            f"{len(without)} of {len(dataset.items)} images in {dataset.root} have no {what} in {prediction} and are "
+            f"left out: {', '.join(without[:MAX_NAMED])}{', ...' if len(without) > MAX_NAMED else ''}"
+        )
+    return [item for item in dataset.items if item.name in predicted]
 
 
 def require_scale(dataset: Dataset, model: Model) -> None:

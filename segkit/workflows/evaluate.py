@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit import files
-from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
+from segkit.config import AUTO, DataConfig, EvaluateConfig
 from segkit.data.layout import Dataset, load_dataset, read_image, read_mask
 from segkit.data.listing import name_of
 from segkit.data.rasters import distinct_values, read_values
@@ -26,7 +26,14 @@ from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
-from segkit.workflows.evaluate_objects import FoundObjects, measure_found, predicted_objects
+from segkit.workflows.evaluate_objects import (
+    FoundObjects,
+    given_objects,
+    labelled_folder,
+    measure_found,
+    predicted_objects,
+    predictor_of,
+)
 from segkit.workflows.evaluate_points import (
     CURVE_TABLE,
     CURVES,
@@ -36,7 +43,6 @@ from segkit.workflows.evaluate_points import (
     measure,
     predicted_points,
 )
-from segkit.workflows.predict import build_predictor
 from segkit.workflows.test_looks import TEST_SPLITS, record_look
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
@@ -77,7 +83,8 @@ def evaluate(
         objects or by points, as the model's task is. That the test set is looked at is written down beside the model.
     prediction, truth
         Folders of masks of class ids, paired by name; a prediction may also be what `predict` leaves, NAME/mask.tif.
-        Or what `sliding-window` leaves, NAME/detections.csv, and a data folder with points.
+        Or what `sliding-window` leaves, NAME/detections.csv, and a data folder with points; or ids of objects,
+        NAME.png, or what `predict` leaves, NAME/objects.geojson, and a data folder with labels.
     out
         Folder of the results: metrics.json, metrics.csv, summary.md, figures/, and predictions/ where masks were made;
         for points also curves.csv and curves.png.
@@ -106,10 +113,7 @@ def evaluate(
             if config.split in TEST_SPLITS:
                 record_look(loaded, split=config.split, out=out, on_note=on_note)
         elif prediction is not None and truth is not None:
-            if has_detections(prediction):
-                measured = given_points(config, prediction, truth, out / FIGURES, on_progress, on_note)
-            else:
-                measured = _found(prediction, truth, on_progress)
+            measured = _given(config, prediction, truth, out / FIGURES, on_progress, on_note)
         else:
             raise ValueError("give data, or prediction and truth")
         if isinstance(measured, Found):
@@ -185,7 +189,7 @@ def _predicted(
     dataset, index_of = _as_the_model_sees_it(data, model)
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
-    predictor = build_predictor([model], PredictConfig(dihedral=config.dihedral, compute=config.compute))
+    predictor = predictor_of(model, config)
     source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     measured = _Measured(model.spec.classes, [], groups_of(items), [], source=source)
     for number, item in enumerate(items, start=1):
@@ -226,6 +230,19 @@ def _as_the_model_sees_it(data: DataConfig, model: Model) -> tuple[Dataset, NDAr
     for index, name in enumerate(dataset.classes):
         index_of[index] = classes.index(name)
     return dataset, index_of
+
+
+def _given(
+    config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
+) -> _Measured | Found | FoundObjects:
+    """Compare what is there with the truth: detections, objects or masks, whichever the two folders hold."""
+    if has_detections(prediction):
+        return given_points(config, prediction, truth, figures, on_progress, on_note)
+    labelled = labelled_folder(truth)
+    if labelled is not None:
+        runs.require_folder(prediction, "of objects")
+        return given_objects(prediction, labelled, figures, on_progress, on_note)
+    return _found(prediction, truth, on_progress)
 
 
 def _found(prediction: Path, truth: Path, on_progress: OnProgress) -> _Measured:

@@ -20,12 +20,11 @@ from segkit.models.model_file import DetectionSpec, Model
 from segkit.points import Detections, Points
 from segkit.report.detections import draw_point_curves, draw_points_case
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.dataset_items import groups_of, items_of, items_with, require_scale
 from segkit.workflows.heat_predict import build_heat_predictor
 from segkit.workflows.sliding_window import build_window_predictor, say_if_naive
 
 MAX_FIGURES = 200
-MAX_NAMED = 5
 CURVES, CURVE_TABLE = "curves.png", "curves.csv"
 
 
@@ -97,7 +96,7 @@ def predicted_points(
 
 def _predictor_of(config: EvaluateConfig, model: Model, on_note: OnNote) -> tuple[ScorePredictor, DetectionSpec]:
     if model.spec.architecture == "unet":
-        return build_heat_predictor([model], config.compute, dihedral=config.dihedral)
+        return build_heat_predictor([model], config.compute, dihedral=config.dihedral, inexact=config.inexact)
     settings = SlidingWindowConfig(dihedral=config.dihedral, compute=config.compute)
     predictor, detection = build_window_predictor([model], settings)
     say_if_naive(predictor, on_note)
@@ -118,18 +117,9 @@ def given_points(
     """
     dataset = load_dataset(DataConfig(dir=truth, annotation="points"))
     tables = {path.parent.name: path for path in sorted(prediction.glob(f"*/{DETECTION_TABLE}"))}
-    items = [item for item in dataset.items if item.name in tables]
-    unknown = sorted(tables.keys() - {item.name for item in items})
-    if unknown:
-        raise InputError(f"{prediction}: these have no image of their name in {truth}:", unknown)
+    items = items_with(tables, prediction, dataset, "detections", on_note)
     if config.match_radius == AUTO:
         raise UsageError("the radius of a match is not known here: give it, e.g. --set match_radius=7.5um.")
-    without = [item.name for item in dataset.items if item.name not in tables]
-    if without:
-        on_note(
-            f"{len(without)} of {len(dataset.items)} images in {truth} have no detections in {prediction} and are left "
-            f"out: {', '.join(without[:MAX_NAMED])}{', ...' if len(without) > MAX_NAMED else ''}"
-        )
     found = Found(
         dataset.classes,
         length_px(config.match_radius, dataset.mpp),

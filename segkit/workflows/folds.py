@@ -8,13 +8,14 @@ from pathlib import Path
 
 from segkit import files
 from segkit.config import TrainConfig
+from segkit.errors import InterruptedRunError
 from segkit.models.model_list import write_model_list
 from segkit.training.distributed import open_group
 from segkit.training.fit import Hold, hold_nothing
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.planning import device_of_worker
-from segkit.workflows.train import TrainResult, train
+from segkit.workflows.settings import device_of_process
+from segkit.workflows.train import CACHE, TrainResult, train
 
 TABLE = "folds.csv"
 
@@ -52,7 +53,7 @@ def train_folds(
     UsageError
         A fold in the folder was begun with other settings.
     """
-    with open_group(device_of_worker(config.compute)) as group:
+    with open_group(device_of_process(config.compute)) as group:
         folder = group.from_first(lambda: files.prepare_folder(out or runs.new_run_folder(None, config.data.dir)))
         results = []
         for fold in range(1, folds + 1):
@@ -61,17 +62,21 @@ def train_folds(
             run = folder / f"fold-{fold}"
             data = config.data.model_copy(update={"folds": folds, "fold": fold})
             has_begun = group.from_first(functools.partial(runs.has_checkpoint, run))
-            results.append(
-                train(
+            try:
+                trained = train(
                     config.model_copy(update={"data": data}),
                     out=None if has_begun else run,
                     resume=run if has_begun else None,
+                    cache=folder / CACHE,  # all folds have the same images
                     group=group,
                     hold=hold,
                     on_progress=on_progress,
                     on_note=on_note,
                 )
-            )
+            except InterruptedRunError as error:
+                error.message += f" (this fold alone), or with all folds by the same command with --out {folder}"
+                raise
+            results.append(trained)
         scores = [one.score for one in results]
         metric = results[0].metric
         if group.is_first:

@@ -1,6 +1,5 @@
 """Learning from objects: a U-Net that says the class of every pixel, and how far inside its object it is."""
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +37,10 @@ from segkit.training.instance_validation import (
 from segkit.training.losses import class_loss
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import LabelledImage, Validation
-from segkit.workflows.callbacks import OnNote, OnProgress
+from segkit.workflows.callbacks import OnNote, OnProgress, quiet_progress
 from segkit.workflows.mask_task import class_weights_of
 from segkit.workflows.prepare import Prepared, input_px
+from segkit.workflows.reading import kept_planes
 from segkit.workflows.settings import device_of, precision_of
 from segkit.workflows.task import NetworkTask, common_description, unet_arguments
 
@@ -48,6 +48,8 @@ VALIDATION_PATCHES: Final = 16
 FIRST_BATCH_SHOWN: Final = 8
 USUAL_THRESHOLD: Final = 0.5
 """Of foreground and seeds, before validation has chosen."""
+
+USUAL_SMOOTHING_PX: Final = 1.0
 
 GROWTH_IN_RADII: Final = 1.5
 """How far seeds may grow: rounds take steps to four sides, of which a diagonal needs 1.41 for each pixel."""
@@ -76,6 +78,7 @@ class InstanceTask(NetworkTask[LabelledObjects]):
             foreground_threshold=USUAL_THRESHOLD,
             seed_threshold=USUAL_THRESHOLD,
             min_area_px=0,
+            smooth_px=USUAL_SMOOTHING_PX,
             grow_px=growth_px([one.labels for one in prepared.train]),
         )
         self.spec = ModelSpec.model_validate(
@@ -189,8 +192,6 @@ def planes_of(prepared: Prepared[LabelledObjects], images: Sequence[LabelledObje
     loss, dataset = prepared.config.loss, prepared.dataset
     class_weights = _class_weights(prepared) or [1.0] * len(dataset.classes)
     weighting = [loss.weight_map_w0, loss.weight_map_sigma_px, class_weights] if loss.weight_map else None
-    meaning = [dataset.annotation, dataset.classes, sorted(dataset.values.items()), dataset.ignore, weighting]
-    files_of = {item.name: [one for one in (item.image, item.annotation) if one is not None] for item in dataset.items}
 
     def make(one: LabelledObjects) -> NDArray[np.uint8]:
         planes = target_planes(one.labels, ignore=UNLABELLED)
@@ -206,10 +207,8 @@ def planes_of(prepared: Prepared[LabelledObjects], images: Sequence[LabelledObje
         )
         return np.concatenate([planes, weights[..., np.newaxis]], axis=-1)
 
-    return [
-        prepared.store.keep(files_of[one.name], f"instance planes {meaning}", functools.partial(make, one))
-        for one in images
-    ]
+    kind = f"instance planes {weighting}"
+    return kept_planes(dataset, images, prepared.store, kind, make, on_progress=quiet_progress)
 
 
 def _class_weights(prepared: Prepared[LabelledObjects]) -> list[float] | None:

@@ -57,8 +57,8 @@ class MaskTask(NetworkTask[LabelledImage]):
                 "receptive_field": verified_reach(self.network, arguments.in_channels).field,
             }
         )
+        _refuse_counts_of_slides(prepared)
         self._class_weights = class_weights_of(prepared)
-        _refuse_weight_map_of_slides(prepared)
         self.num_planes = 1 + config.loss.weight_map
         self._class_loss = class_loss(
             config.loss.name,  # type: ignore[arg-type]  # resolved
@@ -187,7 +187,12 @@ def targets_of(
     return kept_planes(prepared.dataset, images, prepared.store, kind, with_weights, on_progress=on_progress)
 
 
-def _refuse_weight_map_of_slides(prepared: Prepared[LabelledImage]) -> None:
+def _refuse_counts_of_slides(prepared: Prepared[LabelledImage]) -> None:
+    if prepared.config.loss.class_weights == "balanced" and prepared.slides:
+        raise ConfigError(
+            f"loss.class_weights = balanced: counts the pixels of whole images; {prepared.slides[0].name} is read by "
+            "region, because it is large. Give one number for each class."
+        )
     if prepared.config.loss.weight_map and prepared.slides:
         raise ConfigError(
             f"loss.weight_map = true: needs the cells of whole images, and {prepared.slides[0].name} is read by "

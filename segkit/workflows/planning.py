@@ -12,7 +12,7 @@ import torch
 
 from segkit import files
 from segkit.config import AUTO, ComputeConfig, SlideConfig
-from segkit.geometry import Box, count_tiles
+from segkit.geometry import BLOCK_PX, Box, count_tiles
 from segkit.inference.layout import MapLayout
 from segkit.inference.pipeline import TilePredictor
 from segkit.inference.plan import (
@@ -145,16 +145,20 @@ class Planner:
             on_cuda=self._on_cuda,
             tile=config.tile,
         )
+        # Parts and blocks have their margin with them, as far as the map reaches.
+        longest_px = max(layout.height, layout.width)
+        held_px, work_px = (min(side + 2 * layout.margin, longest_px) for side in (part_px, BLOCK_PX))
+        costs = dataclasses.replace(self._costs, work_px=max(work_px, BLOCK_PX))
         share = 1.0 if layout.wanted is None else float(layout.wanted.mean())
 
         def fits(side: int, batch: int) -> bool:
-            return self._costs.fits(read_px_of(side, grid, margin_px), batch, part_px, self._limit)
+            return costs.fits(read_px_of(side, grid, margin_px), batch, held_px, self._limit)
 
         batch = choose_batch(
             self._batch, on_cuda=self._on_cuda, fits=lambda size: fits(candidates[min(1, len(candidates) - 1)], size)
         )
         fitting = tiles_that_fit(
-            candidates, self._costs, grid, margin_px=margin_px, part_px=part_px, batch=batch, limit=self._limit
+            candidates, costs, grid, margin_px=margin_px, part_px=held_px, batch=batch, limit=self._limit
         )
         tile_px = self._fastest(fitting, margin_px, batch, region, share)
         layout = dataclasses.replace(layout, tile_px=tile_px)
@@ -166,7 +170,7 @@ class Planner:
             halo=grid.halo,
             batch=batch,
             tissue_share=share,
-            memory_bytes=self._costs.host_bytes(read_px, batch, part_px),
+            memory_bytes=costs.host_bytes(read_px, batch, held_px),
             memory_limit=self._limit,
         )
         if tile_px**2 * batch > _PROBE_SHARE * region.area * share:

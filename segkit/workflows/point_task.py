@@ -26,7 +26,7 @@ from segkit.training.validation import Validation
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.prepare import Prepared
 from segkit.workflows.settings import device_of
-from segkit.workflows.task import NetworkTask, common_description, middle_of
+from segkit.workflows.task import NetworkTask, checked_arguments, common_description, middle_of
 
 VALIDATION_PATCHES = 256
 FIRST_BATCH_SHOWN = 32
@@ -44,7 +44,8 @@ class PointTask(NetworkTask[LabelledPoints]):
         config, points = prepared.config, prepared.config.points
         model = config.model
         self._patch_px = int(config.patches.size_px)
-        arguments = PatchCNNArguments.model_validate(
+        arguments = checked_arguments(
+            PatchCNNArguments,
             {
                 "in_channels": prepared.channels,
                 "num_classes": len(prepared.dataset.classes),
@@ -55,7 +56,7 @@ class PointTask(NetworkTask[LabelledPoints]):
                 "dropout": model.dropout,
                 "norm": model.norm,
                 "activation": model.activation,
-            }
+            },
         )
         super().__init__(prepared, arguments, group=group, on_progress=on_progress, on_note=on_note)
         self._detection = DetectionSpec(

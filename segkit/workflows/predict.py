@@ -1,6 +1,5 @@
 """From slides and models to class maps, objects and pictures."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from segkit import files
 from segkit.config import PredictConfig
-from segkit.geometry import BLOCK_PX, Box
+from segkit.geometry import Box
 from segkit.inference.instance_pieces import averaged_spec, find_instances, margin_px, picture_of, trace_instances
 from segkit.inference.joining import ObjectJoiner
 from segkit.inference.map_picture import MapPicture
@@ -135,8 +134,6 @@ def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[Slide
     specs = [model.spec.instances for model in models if model.spec.instances is not None]
     instances = averaged_spec(specs) if specs else None
     margin = margin_px(instances, predictor.grid.alignment) if instances else 0
-    # The margin around the smallest part counts for all: larger ones have less of it.
-    layer_bytes = math.ceil((2 + 2 * predictor.float16 + predictor.has_distance) * (1 + 2 * margin / BLOCK_PX) ** 2)
     refuse_unfit_kind(_layout_of(1, 1, config, None, None, probability=True), config.format)
     return Engine(
         command="predict",
@@ -150,7 +147,7 @@ def build_engine(models: Sequence[Model], config: PredictConfig) -> Engine[Slide
             model_mpp=spec.mpp,
             channels=channels,
             margin=lambda _: margin,
-            layer_bytes=layer_bytes,
+            layer_bytes=2 + 2 * predictor.float16 + predictor.has_distance,
             device_bytes=free_device_bytes(predictor.device),
             batch=config.batch,
         ),

@@ -17,8 +17,11 @@ from segkit.training.instance_validation import LabelledObjects
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress
+from segkit.workflows.class_occurrence import note_absent_classes
+from segkit.workflows.idle_settings import note_idle
 from segkit.workflows.reading import (
     LabelledSlide,
+    Make,
     Readings,
     channel_statistics,
     labelled_image,
@@ -27,6 +30,7 @@ from segkit.workflows.reading import (
     read_labelled,
 )
 from segkit.workflows.resolve import resolve_for_heat, resolve_for_points, resolve_for_unet, resolve_task
+from segkit.workflows.unused_settings import refuse_unused
 
 __all__ = ["AnyPrepared", "Prepared", "channel_statistics", "input_px", "prepare"]
 
@@ -64,7 +68,14 @@ class Prepared(Generic[LabelledT]):
 AnyPrepared = Prepared[LabelledImage] | Prepared[LabelledObjects] | Prepared[LabelledPoints]
 
 
-def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnProgress, on_note: OnNote) -> AnyPrepared:
+def prepare(
+    config: TrainConfig,
+    *,
+    cache: Path | None = None,
+    is_resumed: bool = False,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> AnyPrepared:
     """Read the data that a configuration speaks of, and compute all its `auto` values.
 
     Parameters
@@ -73,6 +84,8 @@ def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnPr
         What the user set.
     cache
         Where decoded images go that would fill the memory; None: they stay there all the same.
+    is_resumed
+        See `Prepared`.
     on_progress, on_note
         Told how far it is, and what was found and chosen.
 
@@ -94,7 +107,9 @@ def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnPr
     for text in dataset.notes:
         on_note(text)
     config = resolve_task(config, dataset)
-    read = functools.partial(
+    if not is_resumed:  # whatever a run was begun with, it is gone on with
+        refuse_unused(config)
+    read_all = functools.partial(
         read_labelled,
         dataset,
         cache=config.data.cache,
@@ -104,8 +119,14 @@ def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnPr
         on_note=on_note,
     )
 
+    def read(make: Make[LabelledT], **options: Any) -> Readings[LabelledT]:
+        readings = read_all(make, **options)
+        for text in note_absent_classes(dataset, readings):
+            on_note(text)
+        return readings
+
     def prepared(readings: Readings[LabelledT], resolved: tuple[TrainConfig, list[str]]) -> Prepared[LabelledT]:
-        for text in resolved[1]:
+        for text in [*resolved[1], *note_idle(resolved[0])]:
             on_note(text)
         return Prepared(
             config=resolved[0],
@@ -114,13 +135,14 @@ def prepare(config: TrainConfig, *, cache: Path | None = None, on_progress: OnPr
             val=readings.val,
             slides=readings.slides,
             store=readings.store,
+            is_resumed=is_resumed,
         )
 
     match config.task:
         case "points":
             points = read(labelled_points, bytes_per_pixel=0)
             resolve = resolve_for_heat if config.model.network == "unet" else resolve_for_points
-            return prepared(points, resolve(config, dataset, points.train, points.val))
+            return prepared(points, resolve(config, dataset, points.train))
         case "instance":
             objects = read(labelled_objects, bytes_per_pixel=7)
             return prepared(objects, resolve_for_unet(config, dataset, objects.train))

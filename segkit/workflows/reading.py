@@ -1,7 +1,6 @@
 """Images and their annotations read, once: into memory, or into mapped files where they would fill it."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from segkit.errors import InputError
 from segkit.inference.sources import with_channels
 from segkit.slides import open_slide
 from segkit.training.instance_validation import LabelledObjects
+from segkit.training.loading import usable_cores
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
 from segkit.workflows.callbacks import OnNote, OnProgress
@@ -122,7 +122,7 @@ def read_labelled(
     """
     items = [*dataset.of_split("train"), *dataset.of_split("val")]
     by_name = {item.name: item for item in items}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         sizes = list(threads.map(functools.partial(_attempt, _size), items))
         known = {item.name: size for item, size in zip(items, sizes, strict=True) if not isinstance(size, str)}
         # Colour and grey images together: all become colour, as `segkit check` says.
@@ -191,7 +191,7 @@ def kept_planes(
         return store.keep(_files(by_name[one.name]), f"{kind} {_meaning(dataset)}", lambda: make(one))
 
     planes = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         for number, one in enumerate(threads.map(keep, images), start=1):
             planes.append(one)
             on_progress("draw targets", number, len(images), {})

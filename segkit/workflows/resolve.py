@@ -21,8 +21,8 @@ from segkit.training.instance_validation import LabelledObjects
 from segkit.training.loading import choose_workers
 from segkit.training.point_validation import LabelledPoints
 from segkit.training.validation import LabelledImage
-from segkit.workflows.planning import device_of_worker
 from segkit.workflows.reading import LabelledSlide
+from segkit.workflows.settings import device_of_process
 
 T = TypeVar("T")
 
@@ -41,7 +41,8 @@ def resolve_task(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     Raises
     ------
     ConfigError
-        They do not go with the annotation, with each other or with `model.form`.
+        They do not go with the annotation, with each other or with `model.form`, or there is not one weight for each
+        class.
     """
     annotation = dataset.annotation
     usual: TaskName = {"points": "points", "labels": "instance"}.get(annotation, "semantic")  # type: ignore[assignment]
@@ -68,6 +69,12 @@ def resolve_task(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         )
     if network == "patch_cnn" and config.model.encoder != "plain":
         raise ConfigError(f"model.encoder = {config.model.encoder}: is for U-Nets. Take model.network=unet.")
+    weights, classes = config.loss.class_weights, dataset.classes
+    if isinstance(weights, list) and len(weights) != len(classes):
+        raise ConfigError(
+            f"loss.class_weights has {len(weights)} numbers, and there are {len(classes)} classes, background included "
+            f"({', '.join(classes)}). Give one for each class, in this order."
+        )
     model = config.model.model_copy(update={"network": network})
     return config.model_copy(update={"task": task, "model": model})
 
@@ -114,7 +121,7 @@ def resolve_for_unet(
 
 
 def resolve_for_heat(
-    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]
+    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints]
 ) -> tuple[TrainConfig, list[str]]:
     """Return the configuration of the training of a U-Net that finds points, likewise.
 
@@ -122,15 +129,12 @@ def resolve_for_heat(
     ------
     ConfigError
         A radius is in um and the scale is unknown.
-    InputError
-        There are no points to learn from, or none to choose the best epoch and thresholds by.
     """
     if config.loss.name != AUTO:
         raise ConfigError(
             f"loss.name = {config.loss.name}: a U-Net that finds points has a loss of its own. Leave it out, or take "
             "model.network=patch_cnn."
         )
-    _require_points(dataset, images, validation)
     with_radii = config.model_copy(update={"points": config.points.model_copy(update=_radii(config, dataset, images))})
     as_images = [LabelledImage(one.name, one.image, one.image[..., 0]) for one in images]
     resolved, notes = resolve_for_unet(with_radii, dataset, as_images)
@@ -139,7 +143,7 @@ def resolve_for_heat(
 
 
 def resolve_for_points(
-    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]
+    config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints]
 ) -> tuple[TrainConfig, list[str]]:
     """Return the configuration of a patch CNN's training without `auto`, and a line for each value computed.
 
@@ -148,12 +152,10 @@ def resolve_for_points(
     ConfigError
         A radius is in um and the scale is unknown.
     InputError
-        There are no points to learn from, or none to choose the best epoch and thresholds by; or a patch is larger than
-        an image.
+        A patch is larger than an image.
     """
     form = config.model.form
     assert form != "paper", "resolve_task comes first"
-    _require_points(dataset, images, validation)
     radii = _radii(config, dataset, images)
     radii_px = {key: _pixels(key, length, dataset.mpp) for key, length in radii.items()}
     usual_px = (
@@ -191,18 +193,6 @@ def resolve_for_points(
         loss="cross_entropy",
         points=radii,
     )
-
-
-def _require_points(dataset: Dataset, images: Sequence[LabelledPoints], validation: Sequence[LabelledPoints]) -> None:
-    if _num_points(images) == 0:
-        raise InputError(
-            f"{dataset.root}: the training images have no points of a class. Label some, or change splits."
-        )
-    if _num_points(validation) == 0:
-        raise InputError(
-            f"{dataset.root}: the validation images have no points of a class, by which the best epoch and the "
-            "thresholds could be chosen. Label some, or change splits."
-        )
 
 
 def _radii(config: TrainConfig, dataset: Dataset, images: Sequence[LabelledPoints]) -> dict[str, str]:
@@ -261,7 +251,7 @@ def _resolved(
     loss: str | None,
     points: Mapping[str, Any] | None = None,
 ) -> tuple[TrainConfig, list[str]]:
-    device = device_of_worker(config.compute)
+    device = device_of_process(config.compute)
     processes = count_processes(os.environ)
     if batch % processes:
         raise ConfigError(

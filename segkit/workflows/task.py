@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from segkit.data.mined import Mined
+from segkit.errors import ConfigError
 from segkit.models.initialisation import ZEROS_WARNING, initialise
 from segkit.models.model_file import ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
@@ -35,7 +37,13 @@ from segkit.workflows.mined_table import mined_path, read_mined, write_mined
 from segkit.workflows.prepare import AnyPrepared, Prepared, channel_statistics
 
 LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints, LabelledObjects)
+ArgumentsT = TypeVar("ArgumentsT", UNetArguments, PatchCNNArguments)
 Augment = Callable[[Batch, int, Sequence[int]], Batch]
+_SETTING_OF: Final = {
+    "patch_px": "patches.size_px",
+    "num_classes": "number of classes",
+    **{key: f"model.{key}" for key in ("base_channels", "depth", "dropout")},
+}
 
 
 class Task(Trainable, Protocol):
@@ -174,7 +182,8 @@ def unet_arguments(prepared: AnyPrepared, **outputs: int) -> UNetArguments:
         `num_classes` and, where there are, `extra_maps`.
     """
     model = prepared.config.model
-    return UNetArguments.model_validate(
+    return checked_arguments(
+        UNetArguments,
         {
             "in_channels": prepared.channels,
             "base_channels": model.base_channels,
@@ -185,8 +194,27 @@ def unet_arguments(prepared: AnyPrepared, **outputs: int) -> UNetArguments:
             "norm": model.norm,
             "activation": model.activation,
             **outputs,
-        }
+        },
     )
+
+
+def checked_arguments(kind: type[ArgumentsT], values: Mapping[str, Any]) -> ArgumentsT:
+    """Return a network's arguments.
+
+    Raises
+    ------
+    ConfigError
+        A value is beyond what networks of segkit have.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{_SETTING_OF.get(str(one['loc'][0]), one['loc'][0])} = {one['input']!r}: "
+            + one["msg"].replace("Input should be", "should be")
+            for one in error.errors(include_url=False)
+        ]
+        raise ConfigError("there is no such network:", problems) from error
 
 
 def common_description(prepared: AnyPrepared) -> Mapping[str, object]:

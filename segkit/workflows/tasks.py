@@ -1,7 +1,12 @@
 """The task that suits prepared data."""
 
+import math
 from typing import Any
 
+from torch import nn
+
+from segkit.errors import ConfigError
+from segkit.models.single_patch import takes_single_patches
 from segkit.training.distributed import ALONE, Group
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.heat_task import HeatTask
@@ -33,5 +38,23 @@ def build_task(prepared: AnyPrepared, *, group: Group = ALONE, on_progress: OnPr
             kind = InstanceTask
         case _:
             kind = MaskTask
-    task: Task = kind(prepared, group=group, on_progress=on_progress, on_note=on_note)
-    return task
+    task: Any = kind(prepared, group=group, on_progress=on_progress, on_note=on_note)
+    _require_batch(task.network, task.input_px, prepared, group)
+    network_task: Task = task
+    return network_task
+
+
+def _require_batch(network: nn.Module, side: int, prepared: AnyPrepared, group: Group) -> None:
+    """Refuse batches of which a single patch at a time goes through batch norms over a single pixel."""
+    batch, parts = int(prepared.config.patches.batch), prepared.config.compute.micro_batches
+    count = batch // group.count
+    part = math.ceil(count / min(parts, count))  # as torch.chunk
+    last = count - (math.ceil(count / part) - 1) * part
+    if last > 1 or takes_single_patches(network, prepared.channels, side):
+        return
+    shared = "" if group.count == 1 else f" in {group.count} processes"
+    raise ConfigError(
+        f"patches.batch = {batch} with compute.micro_batches = {parts}{shared}: a single patch goes through the "
+        f"network at a time, of whose {side} px one pixel is left at the narrowest place, where batch norm needs "
+        "several values. Take a larger batch in fewer parts, a smaller model.depth, or model.norm=none."
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ from segkit.data.splits import SPLIT_COLUMNS, split_rows
 from segkit.errors import DivergedError, InputError, UsageError
 from segkit.models.model_file import MODEL_NAME, load_model, save_model
 from segkit.report.judgement import judge_curves
-from segkit.training.best_epochs import average_of_best
+from segkit.training.best_epochs import average_of_best, restore_best
 from segkit.training.checkpoint import load_newest
-from segkit.training.distributed import Group, open_group
+from segkit.training.distributed import Group, open_group, processes_here
 from segkit.training.fit import FitResult, Hold, fit, hold_nothing
 from segkit.training.loading import usable_cores, waiting_advice
 from segkit.training.state import Row, score_of
@@ -28,10 +29,10 @@ from segkit.training.validation import Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.mined_table import remove_mined
-from segkit.workflows.planning import device_of_worker
 from segkit.workflows.prepare import AnyPrepared, prepare
 from segkit.workflows.resolve import differences
 from segkit.workflows.run_figures import FIGURES, RunFigures
+from segkit.workflows.settings import device_of_process
 from segkit.workflows.task import Task
 from segkit.workflows.tasks import build_task
 
@@ -64,6 +65,7 @@ def train(
     *,
     out: Path | None = None,
     resume: Path | None = None,
+    cache: Path | None = None,
     group: Group | None = None,
     hold: Hold = hold_nothing,
     on_progress: OnProgress = quiet_progress,
@@ -80,6 +82,8 @@ def train(
     resume
         A run folder to go on with; `config` is then that run's, possibly with more epochs, or other values of what
         does not change the result (`MAY_CHANGE`). A run that has all its epochs is left as it is.
+    cache
+        Where decoded images go that would fill the memory (`data.cache = auto`); None: into the run folder.
     group
         The processes that train together, connected already; None: they are connected here.
     hold
@@ -94,13 +98,13 @@ def train(
     DivergedError
         The loss stopped being finite.
     """
-    device = device_of_worker(config.compute)
+    device = device_of_process(config.compute)
     with open_group(device) if group is None else contextlib.nullcontext(group) as processes:
         if not processes.is_first:
             on_progress, on_note = quiet_progress, quiet_note
         run = processes.from_first(lambda: _folder_for(out, resume, config))
         with files.folder_lock(run) if processes.is_first else contextlib.nullcontext():
-            return _train(config, run, device, processes, resume is not None, hold, on_progress, on_note)
+            return _train(config, run, device, processes, resume is not None, cache, hold, on_progress, on_note)
 
 
 def _folder_for(out: Path | None, resume: Path | None, config: TrainConfig) -> Path:
@@ -113,6 +117,7 @@ def _train(
     device: torch.device,
     group: Group,
     resume: bool,
+    cache: Path | None,
     hold: Hold,
     on_progress: OnProgress,
     on_note: OnNote,
@@ -131,9 +136,10 @@ def _train(
         note(f"{run}: is finished. To train on, give more --epochs than {config.epochs}, or more patience.")
         return finished
     prepared = group.together(
-        functools.partial(prepare, config, cache=run / CACHE, on_progress=on_progress, on_note=note)
+        functools.partial(
+            prepare, config, cache=cache or run / CACHE, is_resumed=resume, on_progress=on_progress, on_note=note
+        )
     )
-    prepared = replace(prepared, is_resumed=resume)
     config = prepared.config
     changed: Mapping[str, Any] = {}
     if resume:
@@ -157,37 +163,37 @@ def _train(
         if board is not None:
             board.row(row)
 
-    board = TensorBoardLog(run / BOARD, first_epoch=trained + 1) if config.tensorboard and group.is_first else None
-    try:
-        for number, until in enumerate(task.round_ends()):
-            if number and trained > until:
-                continue
-            samples = task.samples_of_round(number, run)
-            if number == 0 and group.is_first:
-                figures.draw_begin(samples)
-            result = fit(
-                task,
-                config,
-                samples,
-                run=run,
-                device=device,
-                group=group,
-                augment=task.augment_on_device(),
-                resume=resume or number > 0,
-                until=until,
-                hold=hold,
-                on_step=lambda done, total, info: on_progress("train", done, total, info),
-                on_epoch=on_epoch,
-                on_note=note if number == 0 else quiet_note,
-            )
-            if result.stopped_early:
-                break
-    except DivergedError:
-        if group.is_first:
-            figures.draw_diverged()
-        raise
+    with _opened_board(config, run, trained, group) as board:
+        try:
+            for number, until in enumerate(task.round_ends()):
+                if number and trained > until:
+                    continue
+                samples = task.samples_of_round(number, run)
+                if number == 0 and group.is_first:
+                    figures.draw_begin(samples)
+                result = fit(
+                    task,
+                    config,
+                    samples,
+                    run=run,
+                    device=device,
+                    group=group,
+                    augment=task.augment_on_device(),
+                    resume=resume or number > 0,
+                    until=until,
+                    hold=hold,
+                    on_step=lambda done, total, info: on_progress("train", done, total, info),
+                    on_epoch=on_epoch,
+                    on_note=note if number == 0 else quiet_note,
+                )
+                if result.stopped_early:
+                    break
+        except DivergedError:
+            if group.is_first:
+                figures.draw_diverged()
+            raise
     result = _averaged(result, task, config, run, group, note)
-    _advise(result, config, task.metric, group, note)
+    _advise(result, config, task.metric, note)
     seconds = time.perf_counter() - started
 
     def finish() -> None:
@@ -208,6 +214,14 @@ def _train(
     )
 
 
+def _opened_board(
+    config: TrainConfig, run: Path, trained: int, group: Group
+) -> contextlib.AbstractContextManager[TensorBoardLog | None]:
+    if not (config.tensorboard and group.is_first):
+        return contextlib.nullcontext()
+    return TensorBoardLog(run / BOARD, first_epoch=trained + 1)
+
+
 def _write_beginning(run: Path, prepared: AnyPrepared, *, is_other_training: bool) -> None:
     """Write down what is learned from and how; from here on the run is unfinished (again)."""
     (run / runs.RECORD).unlink(missing_ok=True)
@@ -226,6 +240,8 @@ def _averaged(result: FitResult, task: Task, config: TrainConfig, run: Path, gro
     scores = [score_of(row, task.metric) for row in result.history]
     found = average_of_best(task, run, scores, count=config.average_best, on_note=note)
     if found is None:
+        if group.is_first:
+            restore_best(run, scores)
         return result
     network, spec, validation, _ = found
     if group.is_first:
@@ -233,7 +249,7 @@ def _averaged(result: FitResult, task: Task, config: TrainConfig, run: Path, gro
     return replace(result, score=validation.score, by_class=validation.by_class)
 
 
-def _advise(result: FitResult, config: TrainConfig, metric: str, group: Group, note: OnNote) -> None:
+def _advise(result: FitResult, config: TrainConfig, metric: str, note: OnNote) -> None:
     """Say what the numbers of the training suggest."""
     if result.stopped_early:
         note(
@@ -246,7 +262,7 @@ def _advise(result: FitResult, config: TrainConfig, metric: str, group: Group, n
     advice = waiting_advice(
         sum(shares) / len(shares),
         workers=int(config.workers),
-        cores=usable_cores() // group.count,
+        cores=usable_cores() // processes_here(os.environ),
         device=torch.device(config.compute.device).type,
         on_device=config.augment.backend == "device",
     )

@@ -1,6 +1,5 @@
 """Decoded images as mapped files: made once, made anew when a source changes, whole or absent, explained when full."""
 
-import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from segkit.data import cache
 from segkit.data.cache import InMemory, MappedFiles, choose_store
 from segkit.errors import ResourceError
 from segkit.memory import MemoryLimit
+from tests.processes import limited_file_size
 
 
 def picture(seed: int = 0) -> NDArray[np.uint8]:
@@ -90,18 +90,37 @@ def test_several_fill_a_folder_at_once(tmp_path: Path, source: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 5
 
 
-def test_a_full_disk_names_the_setting_and_leaves_nothing(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_names_the_setting_and_leaves_nothing(tmp_path: Path, source: Path) -> None:
     store = MappedFiles(tmp_path / "cache")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(ResourceError, match=r"No space left on device.*data\.cache"):
+    with limited_file_size(2000), pytest.raises(ResourceError, match=r"cache: .*File too large.*data\.cache"):
         store.keep([source], "image", picture)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "longer", "other shape", "folder"])
+def test_what_is_damaged_is_made_anew(tmp_path: Path, source: Path, damage: str) -> None:
+    store = MappedFiles(tmp_path / "cache")
+    store.keep([source], "image", picture)
+    (path,) = (tmp_path / "cache").iterdir()
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+        with pytest.raises(ResourceError, match=r"Is a directory.*data\.cache"):
+            store.keep([source], "image", picture)
+        return
+    damaged = {"cut": content[:999], "empty": b"", "longer": content + b"x"}
+    path.write_bytes(damaged.get(damage, content.replace(b"(30, 40, 3)", b"(10, 40, 3)")))
+    np.testing.assert_array_equal(store.keep([source], "image", picture), picture())
+    assert path.read_bytes() == content
+
+
+def test_any_array_is_read_back_as_it_was(tmp_path: Path, source: Path) -> None:
+    store = MappedFiles(tmp_path / "cache")
+    for number, array in enumerate([picture()[::2, ::-1], np.zeros((0, 4), np.int32), np.arange(5).astype(">i8")]):
+        found = store.keep([source], str(number), lambda array=array: array)
+        np.testing.assert_array_equal(found, array)
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
 
 
 def test_a_place_that_is_no_folder_names_the_setting(source: Path) -> None:

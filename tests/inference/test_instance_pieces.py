@@ -20,7 +20,7 @@ from segkit.inference.instance_pieces import (
     picture_of,
     trace_instances,
 )
-from segkit.inference.instances import grow_seeds, label_instances
+from segkit.inference.instances import grow_seeds, label_instances, reach_px
 from segkit.inference.joining import MapObject, ObjectJoiner
 from segkit.inference.pipeline import Layers, run_jobs
 from segkit.inference.sources import ArrayImage
@@ -124,6 +124,7 @@ specs = st.builds(
     seed_threshold=st.sampled_from([0.3, 0.5, 0.7]),
     min_area_px=st.sampled_from([0, 1, 12]),
     grow_px=st.integers(0, 9),
+    smooth_px=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 
@@ -164,7 +165,7 @@ def test_whatever_seeds_reach_outlines_are_whole_and_cover_each_pixel_once(
     """With the least margin blocks cannot follow long seeds, and learn later that what touches is one instance."""
     maps = random_maps(seed, height, width)
     spec = spec.model_copy(update={"min_area_px": 0})
-    found = join_blocks(maps, spec, block_px, spec.grow_px + 1)
+    found = join_blocks(maps, spec, block_px, reach_px(spec) + 1)
     for one in found:
         for ring in one.rings:
             assert len(ring) > 3
@@ -257,12 +258,13 @@ def test_what_is_kept_is_the_same_for_all_parts_tiles_and_orders(
             assert all(block_here[name].tobytes() == other[name].tobytes() for name in other)
 
 
-def test_cells_that_are_left_out_hold_no_instances_and_nothing_grows_into_them() -> None:
+@pytest.mark.parametrize("changes", [{}, {"smooth_px": 2.0}, {"foreground_threshold": 0.0}])
+def test_cells_that_are_left_out_hold_no_instances_and_nothing_grows_into_them(changes: dict[str, float]) -> None:
     maps = np.full((600, 1100, 3), 255, np.uint8)
     maps[..., 0] = 1
     wanted = np.array([[True, False, True], [True, True, False]])
     rows = rows_by_pipeline(
-        maps, SPEC, block_px=512, per_part=1, tile_px=256, batch=1, backwards=True, wanted=wanted
+        maps, spec_with(**changes), block_px=512, per_part=1, tile_px=256, batch=1, backwards=True, wanted=wanted
     )  # fmt: skip
     assert [[block is None for block in row] for row in rows] == [[False, True, False], [False, False, True]]
     found = objects_of_rows(rows, maps, 512)

@@ -14,7 +14,9 @@ from segkit.inference.instances import (
     grow_seeds,
     label_instances,
     number_in_reading_order,
+    reach_px,
     seed_mask,
+    smoothed,
 )
 from segkit.models.model_file import InstanceSpec
 
@@ -28,7 +30,9 @@ def spec(*, foreground: float = 0.5, seed: float = 0.5, area: int = 0, grow: int
 
 def by_the_rule(foreground: NDArray[np.uint8], distance: NDArray[np.uint8], rule: InstanceSpec) -> NDArray[np.int32]:
     """Return the grown seeds, pixel by pixel as the module's docstring says."""
-    is_foreground = foreground / 255 >= rule.foreground_threshold - 1e-9
+    is_known = foreground > 0
+    foreground, distance = smoothed(foreground, rule.smooth_px), smoothed(distance, rule.smooth_px)
+    is_foreground = (foreground / 255 >= rule.foreground_threshold - 1e-9) & is_known
     labels = ndimage.label(is_foreground & (distance / 255 >= rule.seed_threshold - 1e-9))[0].astype(np.int32)
     each = rule.grow_px // STAGES
     for stage in range(1, STAGES + 1):
@@ -70,6 +74,7 @@ def rules(draw: st.DrawFn) -> InstanceSpec:
 @settings(max_examples=30, deadline=None)
 @given(random_maps(), rules())
 def test_growing_is_what_the_rule_says(maps: Maps, rule: InstanceSpec) -> None:
+    rule = rule.model_copy(update={"smooth_px": 0.5 * (rule.grow_px % 3)})
     assert same_objects(grow_seeds(*maps, rule), by_the_rule(*maps, rule))
 
 
@@ -83,12 +88,15 @@ def test_the_position_in_a_larger_map_makes_no_difference(maps: Maps, rule: Inst
 
 
 @settings(max_examples=30, deadline=None)
-@given(random_maps(side=60), st.integers(4, 10))
-def test_nothing_depends_on_maps_further_away_than_growth_and_the_seeds_own_extent(maps: Maps, grow: int) -> None:
-    rule = spec(foreground=0.4, seed=0.6, grow=grow)
-    seeds = ndimage.label(seed_mask(*maps, rule))[0]
+@given(random_maps(side=60), st.integers(4, 10), st.sampled_from([0.0, 0.5, 1.0]))
+def test_nothing_depends_on_maps_further_away_than_growth_and_the_seeds_own_extent(
+    maps: Maps, grow: int, smooth: float
+) -> None:
+    rule = spec(foreground=0.4, seed=0.6, grow=grow).model_copy(update={"smooth_px": smooth})
+    smooth_maps = smoothed(maps[0], smooth), smoothed(maps[1], smooth)
+    seeds = ndimage.label(seed_mask(*smooth_maps, rule))[0]
     extent = max((max(s.stop - s.start for s in box) for box in ndimage.find_objects(seeds)), default=0)
-    margin = grow + extent
+    margin = reach_px(rule) + extent
     whole = grow_seeds(*maps, rule)
     window = grow_seeds(maps[0][5:55, 3:57].copy(), maps[1][5:55, 3:57].copy(), rule)
     if 2 * margin < 50:
@@ -96,11 +104,25 @@ def test_nothing_depends_on_maps_further_away_than_growth_and_the_seeds_own_exte
         assert same_objects(window[inside].copy(), whole[5:55, 3:57][inside].copy())
 
 
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.3])
+def test_smoothing_is_a_gaussian_and_the_same_wherever_a_pixel_lies(sigma: float) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (90, 120)).astype(np.uint8)
+    found = smoothed(values, sigma)
+    expected = ndimage.gaussian_filter(values.astype(float), sigma, mode="mirror", radius=int(np.ceil(3 * sigma)))
+    assert np.abs(found - expected).max() <= 2  # OpenCV's weights are whole numbers of 1/256
+    reach = reach_px(spec(grow=0).model_copy(update={"smooth_px": sigma}))
+    for top, left in ((1, 2), (13, 7), (32, 50)):
+        part = smoothed(values[top : top + 50, left : left + 61].copy(), sigma)
+        inside = (slice(reach, 50 - reach), slice(reach, 61 - reach))
+        assert np.array_equal(part[inside], found[top : top + 50, left : left + 61][inside])
+    assert (smoothed(np.full((5, 9), 255, np.uint8), sigma) == 255).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(random_maps(), rules())
 def test_every_object_is_one_piece_of_foreground_with_one_seed(maps: Maps, rule: InstanceSpec) -> None:
     labels = label_instances(*maps, rule)
-    seeds, num_seeds = ndimage.label(seed_mask(*maps, rule))
+    seeds, num_seeds = ndimage.label(seed_mask(*maps, rule) & (maps[0] > 0))
     assert labels.max(initial=0) == num_seeds
     for index in range(1, num_seeds + 1):
         assert ndimage.label(labels == index)[1] == 1

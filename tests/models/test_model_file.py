@@ -150,6 +150,17 @@ OLD_PATCH_CNN = OLD | {
     "sha256": "be5a85916895c390fe954a833889c9ef970b3da00aa32a5516bf315917567804",
 }  # fmt: skip
 
+OLD_INSTANCES = OLD | {
+    "architecture": "unet",
+    "task": "instance",
+    "arguments": {
+        "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "form": "modern", "dropout": 0.0,
+        "extra_maps": 1,
+    },
+    "instances": {"foreground_threshold": 0.5, "seed_threshold": 0.4, "min_area_px": 8, "grow_px": 12},
+    "sha256": "920c767759524a57d52d2de8838a667a3215abebbc5f9bbd0766b225e6956089",
+}  # fmt: skip
+
 
 def counted(arguments: dict[str, Any]) -> dict[str, Tensor]:
     kind = PatchCNNArguments if "patch_px" in arguments else UNetArguments
@@ -169,6 +180,15 @@ def test_files_from_before_there_were_encoders_and_instances_are_as_good(
     model = load_model(path)
     assert model.sha256 == content["sha256"]
     assert model.spec.instances is None
+
+
+def test_files_from_before_maps_were_smoothed_are_as_good(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    save_file(counted(OLD_INSTANCES["arguments"]), path, metadata={METADATA_KEY: json.dumps(OLD_INSTANCES)})
+    model = load_model(path)
+    assert model.sha256 == OLD_INSTANCES["sha256"]
+    assert model.spec.instances is not None
+    assert model.spec.instances.smooth_px == 0
 
 
 def test_an_edited_description_is_noticed(model_file: Path) -> None:

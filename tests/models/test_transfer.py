@@ -1,5 +1,6 @@
 """Weights are taken over where they fit, and what is frozen stays as it is."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,23 @@ def test_a_step_changes_what_is_not_frozen_and_nothing_else() -> None:
     for name, value in network.state_dict().items():
         unchanged = torch.equal(value, before[name])  # running means and counts of batch norms are among them
         assert unchanged == (part_of(network, name) == "encoder"), name
+
+
+@pytest.mark.parametrize("build", [unet, patch_cnn])
+def test_frozen_layers_are_given_what_they_were_given_before(build: Callable[..., UNet | PatchCNN]) -> None:
+    network = build(dropout=0.5, **({"form": "mlp"} if build is patch_cnn else {}))
+    (dropout,) = (one for one in network.modules() if isinstance(one, nn.Dropout))
+    # Of the multilayer perceptron the layer behind it is the head, which learns.
+    for frozen, drops in ((set(), True), ({"encoder"}, True), ({"encoder", "decoder"}, build is patch_cnn)):
+        freeze(network, frozen)
+        network.train()
+        settle_frozen(network)
+        assert dropout.training == drops
+    lenet = patch_cnn(dropout=0.5, form="lenet", base_channels=6, depth=2, patch_px=32)
+    freeze(lenet, {"encoder"})
+    lenet.train()
+    settle_frozen(lenet)
+    assert not any(one.training for one in lenet.modules() if isinstance(one, nn.Dropout))  # a frozen layer is behind
 
 
 def test_thawed_parts_learn_again() -> None:

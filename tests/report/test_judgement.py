@@ -85,6 +85,9 @@ def test_over_fitting_names_where_it_begins():
     assert 15 <= since <= 30
     assert f"since epoch {since:g}" in judge_curves(history("over-fitting"))[0]
     assert over_fitting_since(history("falling")) is None
+    # Also where there are epochs without a validation.
+    rows = [{**row, "val_loss": None} if row["epoch"] <= 7 else row for row in history("over-fitting")]
+    assert f"since epoch {over_fitting_since(rows):g}" in judge_curves(rows)[0]
 
 
 @pytest.mark.parametrize("num", [0, 1, ENOUGH_EPOCHS - 1])

@@ -16,7 +16,7 @@ from segkit.training.checkpoint import load_newest
 from segkit.training.distributed import ALONE
 from segkit.training.gradients import Gradients, checkpoint_blocks
 from segkit.training.validation import Validation
-from tests.training.fields import ARGUMENTS, FieldTask, Training, build_seeded, equal, settings
+from tests.training.fields import ARGUMENTS, FieldTask, Training, build_seeded, equal, field_patches, settings
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
@@ -208,6 +208,32 @@ def test_out_of_memory_the_batch_is_divided_until_it_fits(monkeypatch: pytest.Mo
     monkeypatch.setattr(task.network, "forward", hopeless)
     with pytest.raises(ResourceError, match=r"a single patch does not fit .*patches.size_px"):
         gradients.fit_memory(8, notes.append)
+
+
+def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory() -> None:
+    gradients = Gradients(FieldTask(), settings(compute__micro_batches=2).compute, torch.device("cpu"), ALONE)
+    notes: list[str] = []
+    gradients.fit_memory(8, notes.append)
+    assert (gradients.micro_batches, notes) == (2, [])
+
+
+def test_validation_patches_are_no_more_at_once_than_those_of_a_step(tmp_path: Path) -> None:
+    """Else the first epoch might end out of memory, though each of its steps had enough."""
+    at_once: list[tuple[bool, int]] = []
+
+    def count(network: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+        at_once.append((network.training, len(inputs[0])))
+
+    for parts in (1, 4):
+        task = FieldTask(validation=lambda _: Validation(score=0.5, by_class={"disk": 0.5}))
+        task.network.register_forward_hook(count)
+        at_once.clear()
+        Training(tmp_path / str(parts), task).start(epochs=1, compute__micro_batches=parts)
+        largest = {training: max(n for one, n in at_once if one is training) for training in (True, False)}
+        assert largest == {True: 4 // parts, False: min(2, 4 // parts)}
+    gradients = Gradients(task, settings().compute, torch.device("cpu"), ALONE)
+    one, both = (gradients.validation_loss(task.network.eval(), field_patches(), at_once=n) for n in (1, 2))
+    assert one == pytest.approx(both, rel=1e-5)
 
 
 def test_a_float16_step_that_leaves_the_range_is_passed_over(tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ def test_batches_on_their_way_fill_at_most_half_of_the_shared_memory(workers: in
         assert (fitting + 1) * 2 * batch > free / 2
 
 
+def test_processes_on_one_machine_share_its_memory() -> None:
+    fitting, prefetch = fit_shared_memory(4, 1_000_000, 64_000_000, processes=8)
+    assert 0 < 8 * fitting * (prefetch + 1) * 1_000_000 <= 64_000_000 / 2
+
+
 def test_advice_comes_where_waiting_is_worth_it_and_fits_the_machine() -> None:
     assert waiting_advice(0.05, workers=0, cores=8, device="cuda", on_device=False) is None
     text = waiting_advice(0.31, workers=2, cores=8, device="cuda", on_device=False) or ""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segkit.config import TrainConfig, build_config
+from segkit.data import cache
 from segkit.errors import InputError, InterruptedRunError, UsageError
 from segkit.models.model_file import load_model
 from segkit.workflows.folds import FoldsResult, train_folds
@@ -83,8 +84,11 @@ def test_given_again_it_goes_on_in_the_fold_that_was_stopped(
 ) -> None:
     config = tiny_config(tiny_data, "epochs=2")
     folder = tmp_path / "run"
-    with pytest.raises(InterruptedRunError, match="stopped after step 7 of 10"):
+    with pytest.raises(
+        InterruptedRunError, match=r"stopped after step 7 of 10.*this fold alone.*--out .*run"
+    ) as caught:
         train_folds(config, FOLDS, out=folder, hold=asking_at(folder / "fold-2", 7))
+    assert caught.value.exit_code == 143
     assert not (folder / "models.json").exists()
     assert not (folder / "folds.csv").exists()
     assert not (folder / "fold-3").exists()
@@ -99,6 +103,14 @@ def test_given_again_it_goes_on_in_the_fold_that_was_stopped(
     ]
     assert [one.score for one in result.folds] == [one.score for one in folds.folds]
     assert (folder / "folds.csv").read_bytes() == (folds.run / "folds.csv").read_bytes()
+
+
+def test_all_folds_share_the_decoded_images(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MEMORY_SHARE", 10**12)  # so that they would fill the memory
+    folder = tmp_path / "run"
+    train_folds(tiny_config(tiny_data, "epochs=1", "steps_per_epoch=1"), 2, out=folder)
+    assert len(list((folder / "cache").glob("*.npy"))) == 2 * 6  # image and mask of each that is not for testing
+    assert not list(folder.glob("fold-*/cache"))
 
 
 def test_another_number_of_folds_or_other_settings_are_refused(tiny_data: Path, tmp_path: Path) -> None:

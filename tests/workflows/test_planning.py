@@ -168,6 +168,17 @@ def test_little_memory_takes_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> N
         planned(str(costs[256] - 1))
 
 
+def test_margins_take_memory_as_far_as_the_map_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds that grow far make parts of 16,384 px, 3 of which take 1.6 GB: a small image does not need that."""
+    planner = planner_of(FakeNetwork(monkeypatch, in_proportion), "tile=256", margin=lambda _: 480)
+    small, large = (planner.plan(slide, everywhere(slide)) for slide in (EmptySlide(300, 400), EmptySlide(4000, 4000)))
+    assert small.layout.part_px == large.layout.part_px == 16_384
+    assert small.memory_bytes < 1.2e9
+    held, worked = 4000**2 - 400**2, (BLOCK_PX + 2 * 480) ** 2 - BLOCK_PX**2
+    # Both are read in tiles of the same size.
+    assert large.memory_bytes - small.memory_bytes > 3 * 2 * held + 30 * worked
+
+
 def test_without_a_given_limit_the_machines_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     network = FakeNetwork(monkeypatch, in_proportion)
     slide = EmptySlide(2000, 2000)

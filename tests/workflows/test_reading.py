@@ -1,6 +1,10 @@
 """Reading: all images with equal channels, kept in files where that is asked for, all problems at once, slides."""
 
+import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +14,13 @@ from segkit.data import cache, rasters
 from segkit.data.cache import CacheSetting, InMemory, MappedFiles
 from segkit.data.layout import Dataset, load_dataset
 from segkit.data.sampling import PatchSource, sample_rng
-from segkit.errors import InputError, ResourceError
+from segkit.errors import ConfigError, InputError, ResourceError
 from segkit.memory import MemoryLimit
 from segkit.slides.geojson import GeoJSONWriter
 from segkit.training.validation import LabelledImage
 from segkit.workflows import reading
 from segkit.workflows.callbacks import quiet_note, quiet_progress
+from segkit.workflows.prepare import prepare
 from segkit.workflows.reading import (
     Readings,
     channel_statistics,
@@ -25,7 +30,8 @@ from segkit.workflows.reading import (
     labelled_points,
     read_labelled,
 )
-from tests.tiny import draw_field, make_data, make_point_data, save_png, write_slide
+from segkit.workflows.tasks import build_task
+from tests.tiny import draw_field, make_data, make_point_data, save_png, tiny_config, write_slide
 
 
 def read(
@@ -53,6 +59,23 @@ def equal(one: Readings[LabelledImage], other: Readings[LabelledImage]) -> bool:
     return all(
         a.name == b.name and np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in pairs
     )
+
+
+def test_as_many_threads_read_as_there_are_cores_to_use(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may use a few of its machine's cores, and each thread holds a whole image."""
+    monkeypatch.setattr(reading, "usable_cores", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    threads: set[int] = set()
+
+    def make(*args: Any) -> LabelledImage:
+        threads.add(threading.get_ident())
+        time.sleep(0.02)  # so that others would have begun
+        return labelled_image(*args)
+
+    read_labelled(
+        dataset, make, bytes_per_pixel=1, cache="none", usual_cache=None, on_progress=quiet_progress, on_note=quiet_note
+    )
+    assert len(threads) == 1
 
 
 def test_images_are_those_of_the_files_wherever_they_are_kept(
@@ -171,6 +194,14 @@ def test_slides_that_cannot_be_read_whole_are_cut_by_region(slides: Path) -> Non
     assert {int(target.max()) for target in targets} == {0, 1}
     mean, _ = channel_statistics([slide.image])
     assert mean == pytest.approx((whole.reshape(-1, 3).mean(axis=0) / 255).tolist(), abs=0.02)
+
+
+@pytest.mark.parametrize("setting", ["loss.class_weights=balanced", "loss.weight_map=true"])
+def test_what_is_counted_in_whole_images_is_refused_with_slides(slides: Path, setting: str) -> None:
+    """The slide's classes would not be counted, without a word."""
+    prepared = prepare(tiny_config(slides, "data.mpp=0.5", setting), on_progress=quiet_progress, on_note=quiet_note)
+    with pytest.raises(ConfigError, match=rf"{setting.replace('=', ' = ')}: .*large is\s+read by region"):
+        build_task(prepared, on_progress=quiet_progress, on_note=quiet_note)
 
 
 def test_slides_that_are_too_large_to_validate_on_are_refused(slides: Path) -> None:

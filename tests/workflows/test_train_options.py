@@ -1,9 +1,10 @@
 """Every choice that a training offers runs from the data folder to a model."""
 
+import contextlib
 import math
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -158,6 +159,26 @@ def test_zeros_do_not_learn_and_it_is_said(tiny_data: Path, tmp_path: Path) -> N
     assert any("zero" in note.lower() for note in notes)
     network = load_newest(tmp_path / "run" / "checkpoints")[1]["network"]
     assert not network["encoder.0.0.weight"].any()
+
+
+def test_what_is_written_for_tensorboard_is_closed(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Board(contextlib.AbstractContextManager["Board"]):
+        def __init__(self, folder: Path, *, first_epoch: int) -> None:
+            told.append((folder.name, first_epoch))
+
+        def row(self, row: Row) -> None:
+            told.append(row["epoch"])
+
+        def __exit__(self, *_: object) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr("segkit.workflows.train.TensorBoardLog", Board)
+    train(tiny_config(tiny_data, *SHORT, "tensorboard=true"), out=tmp_path / "run")
+    assert told == [("tensorboard", 1), 1, 2, "closed"]
 
 
 def test_without_tensorboard_there_is_one_clear_line(
