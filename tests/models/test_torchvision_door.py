@@ -76,7 +76,8 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path, suffix: str, conten
     path = tmp_path / f"weights{suffix}"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights\.\w+: cannot be read as a file of weights") as caught:
+    found = "no such file of weights" if content is None else "cannot be read as a file of weights"
+    with pytest.raises(ModelError, match=rf"weights\.\w+: {found}") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
 

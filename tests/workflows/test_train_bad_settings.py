@@ -9,7 +9,9 @@ from PIL import Image
 
 from segkit.config import TrainConfig, build_config
 from segkit.errors import ConfigError, InputError, ModelError, UsageError
+from segkit.workflows.callbacks import quiet_progress
 from segkit.workflows.find_lr import find_lr
+from segkit.workflows.prepare import prepare
 from segkit.workflows.preview import preview
 from segkit.workflows.train import train
 from tests.tiny import tiny_config
@@ -120,9 +122,10 @@ def test_devices_that_are_not_there(
     ],
 )
 def test_parameters_of_what_was_not_chosen_are_named(
-    data_of: dict[str, Path], tmp_path: Path, kind: str, settings: tuple[str, ...], said: str
+    data_of: dict[str, Path], kind: str, settings: tuple[str, ...], said: str
 ) -> None:
-    _, notes = notes_of(config_of(kind, data_of[kind], *settings), tmp_path / "run")
+    notes: list[str] = []
+    prepare(config_of(kind, data_of[kind], *settings), on_progress=quiet_progress, on_note=notes.append)
     assert f"without effect: {said}" in notes
 
 
