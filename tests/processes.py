@@ -119,12 +119,9 @@ def outputs_in(folder: Path) -> dict[str, bytes]:
 
 
 def parts_in(folder: Path) -> dict[str, bytes]:
-    """The parts of a slide's result that are finished."""
-    return {
-        name: content
-        for name, content in in_words(folder).items()
-        if name.endswith(".safetensors") and name.startswith("parts/")
-    }
+    """The parts of a slide's result that are finished; those being written come and go meanwhile."""
+    paths = [path for path in (folder / "parts").rglob("*.safetensors") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from segkit.workflows.task import Task
 FIGURES = "figures"
 SECONDS_BETWEEN_CURVES = 30
 UNITS, RANKS, WINDOW_PX = 8, 8, 64
-FIELD_PATCHES = 4
+FIELD_PATCHES = 2
+UNIT_PATCHES_PX = 8 * 256**2  # as many patches are looked at for the units as make so many pixels
 
 
 class RunFigures:
@@ -69,7 +70,8 @@ class RunFigures:
         )
         layer = shown_layer(network)
         if layer is not None:
-            found = top_patches(network, layer, patches, normalise, num_units=UNITS, ranks=RANKS, window_px=WINDOW_PX)
+            shown = patches[: max(RANKS, UNIT_PATCHES_PX // (patches.shape[-1] * patches.shape[-2]))]
+            found = top_patches(network, layer, shown, normalise, num_units=UNITS, ranks=RANKS, window_px=WINDOW_PX)
             draw_top_patches(found.windows, found.values, self.folder / "units.png", layer=layer)
 
     def draw_diverged(self) -> None:

@@ -35,7 +35,7 @@ def test_the_run_folder_holds_what_the_readme_lists(tiny_run: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| train \| `runs/NAME/` \(or `--out`\): (.*)$", readme, flags=re.MULTILINE)
     listed = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)} - {"runs/latest"}
-    assert listed == {path.name for path in tiny_run.iterdir()} - {".lock"}
+    assert listed == {path.name for path in tiny_run.iterdir()} - {".lock", "test_looks.csv"}  # of evaluations
     assert {path.name for path in (tiny_run / "figures").iterdir()} == FIGURES
     record, history = record_of(tiny_run), load_newest(tiny_run / "checkpoints")[1]["history"]
     last, best = len(history), record["best_epoch"]
