@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from segkit.config import AUTO, AugmentConfig
 from segkit.data.deformation import WarpStrengths
-from segkit.data.presets import BLUR_PROBABILITY, NOISE_PROBABILITY, NONE, resolve_augment
-
-__all__ = ["Augmenter", "resolve_augment"]
+from segkit.data.presets import BLUR_PROBABILITY, NOISE_PROBABILITY, NONE
 
 
 class Augmenter:

@@ -25,8 +25,6 @@ from segkit.data.sampling import cut_mirrored
 from segkit.geometry import Box
 from segkit.points import Points
 
-__all__ = ["NEUTRAL", "TRIES", "Mined", "PointSource", "Shares"]
-
 NEUTRAL: Final = 1.5
 TRIES: Final = 64  # for a negative that keeps its distance from all points; crowded images have few
 

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.geometry import TileGrid
-from segkit.inference.averaging import require_alike
-from segkit.inference.network import Predictor, Span, _Member
+from segkit.inference.network import Member, Predictor, sigmoid
 from segkit.inference.submission import Crop, Submitter
 from segkit.inference.window import WindowPrediction
 from segkit.models.inference_form import Precision
 from segkit.models.model_file import ModelSpec
-from segkit.models.receptive_field import common_grid, tile_grid
 from segkit.models.unet import UNet
 from segkit.points import FULL_SCORE
 
@@ -100,37 +98,20 @@ class HeatPredictor:
 class _HeatMaps(Predictor):
     """The networks of `Predictor`, with a sigmoid on each map instead of a softmax over all."""
 
-    def __init__(
-        self,
-        networks: Sequence[tuple[UNet, ModelSpec]],
-        *,
-        device: torch.device,
-        precision: Precision,
-        dihedral: bool,
-        inexact: bool,
-    ) -> None:
-        require_alike([spec for _, spec in networks])
-        self.spec = networks[0][1]
-        self.device, self.precision, self.dihedral = device, precision, dihedral
-        self._members = [
-            _HeatMember(network, spec, tile_grid(network, inexact=inexact), device, precision)
-            for network, spec in networks
-        ]
-        self.grid = common_grid([member.grid for member in self._members])
+    @property
+    def member(self) -> type[Member]:
+        """What one network is."""
+        return _HeatMember
 
-    def _quantised(self, maps_CHW: Tensor) -> tuple[Tensor, ...]:
+    def quantised(self, maps_CHW: Tensor) -> tuple[Tensor, ...]:
         """Return the scores, int16 (h, w, K), whose bits are those of uint16: torch knows few operations on that."""
         scores = (maps_CHW * FULL_SCORE).round().to(torch.int32).to(torch.int16)
         return (scores.permute(1, 2, 0).contiguous(),)
 
 
-class _HeatMember(_Member):
+class _HeatMember(Member):
     """One network with its normalisation."""
 
-    def _maps(self, images: Tensor, rows: Span, columns: Span) -> Tensor:
-        margin = self.grid.margin
-        core = slice(rows[0] - margin, rows[1] - margin), slice(columns[0] - margin, columns[1] - margin)
-        images = images.contiguous(memory_format=torch.channels_last)
-        logits = self._network(images, core) if self._trims else self._network(images)[(..., *core)]
-        # Not torch.sigmoid: see `softmax_over_classes`.
-        return 1 / (1 + torch.exp(-logits.float()))
+    def activated(self, logits: Tensor) -> Tensor:
+        """Return the heat maps, float32 (B, K, h, w) in 0..1, of what the network says."""
+        return sigmoid(logits)

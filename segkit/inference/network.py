@@ -120,10 +120,16 @@ class Predictor:
         self.device, self.precision, self.dihedral, self.float16 = device, precision, dihedral, float16
         self.has_distance = self.spec.task == "instance"
         self._members = [
-            _Member(network, spec, tile_grid(network, inexact=inexact), device, precision) for network, spec in networks
+            self.member(network, spec, tile_grid(network, inexact=inexact), device, precision)
+            for network, spec in networks
         ]
         self.grid: TileGrid = common_grid([member.grid for member in self._members])
         self._submitter = Submitter(self.layers, device)
+
+    @property
+    def member(self) -> "type[Member]":
+        """What one network is."""
+        return Member
 
     def submit(self, images_BHWC: NDArray[np.uint8], crops: Sequence[Crop]) -> Callable[[], list[AnyPrediction]]:
         """Start the prediction of a batch and return the function that waits for it.
@@ -174,7 +180,7 @@ class Predictor:
         y, x = ((min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in zip(*bounds, strict=True))
         probabilities = self._average(pixels_BCHW, y, x)
         return [
-            self._quantised(one[:, rows[0] - y[0] : rows[1] - y[0], columns[0] - x[0] : columns[1] - x[0]])
+            self.quantised(one[:, rows[0] - y[0] : rows[1] - y[0], columns[0] - x[0] : columns[1] - x[0]])
             for one, (rows, columns) in zip(probabilities, bounds, strict=True)
         ]
 
@@ -187,7 +193,7 @@ class Predictor:
         pixels = torch.from_numpy(images_BHWC).to(self.device).permute(0, 3, 1, 2)
         return self._average(pixels, *self._bounds(pixels, crop))
 
-    def _quantised(self, maps_CHW: Tensor) -> tuple[Tensor, ...]:
+    def quantised(self, maps_CHW: Tensor) -> tuple[Tensor, ...]:
         """Return the layers of a prediction."""
         mask = maps_CHW[: self.spec.arguments.num_classes].argmax(dim=0).to(torch.uint8)
         probability = 1 - maps_CHW[0]
@@ -223,7 +229,7 @@ class Predictor:
         return total / len(self._members)
 
 
-class _Member:
+class Member:
     """One network in its inference form, with its normalisation. Rows and columns are counted in the image it sees."""
 
     def __init__(
@@ -240,7 +246,7 @@ class _Member:
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(spec.mean, device=device).view(1, -1, 1, 1) / std
 
-    def on_meta(self) -> "_Member":
+    def on_meta(self) -> "Member":
         """Return a copy without values."""
         twin = copy.copy(self)
         twin._network = copy.deepcopy(self._network).to(META)
@@ -270,13 +276,20 @@ class _Member:
                 total = total + (output.flip(-1) if mirrored else output)
         return total / 8
 
+    def activated(self, logits: Tensor) -> Tensor:
+        """Return the maps, float32 (B, maps, h, w) in 0..1, of what the network says."""
+        classes = softmax_over_classes(logits[:, : self._num_classes])
+        if logits.shape[1] == self._num_classes:
+            return classes
+        return torch.cat([classes, sigmoid(logits[:, self._num_classes :])], dim=1)
+
     def _maps(self, images: Tensor, rows: Span, columns: Span) -> Tensor:
         margin = self.grid.margin
         core = slice(rows[0] - margin, rows[1] - margin), slice(columns[0] - margin, columns[1] - margin)
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self._network(images, core) if self._trims else self._network(images)[(..., *core)]
-        classes = softmax_over_classes(logits[:, : self._num_classes])
-        if logits.shape[1] == self._num_classes:
-            return classes
-        # Not torch.sigmoid: see `softmax_over_classes`.
-        return torch.cat([classes, 1 / (1 + torch.exp(-logits[:, self._num_classes :].float()))], dim=1)
+        return self.activated(self._network(images, core) if self._trims else self._network(images)[(..., *core)])
+
+
+def sigmoid(logits: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-logits)), float32. Not torch.sigmoid: see `softmax_over_classes`."""
+    return 1 / (1 + torch.exp(-logits.float()))

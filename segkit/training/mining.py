@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from scipy.spatial import cKDTree
 
 from segkit.config import length_px
-from segkit.data.point_sampling import Mined
+from segkit.data.mined import Mined
 from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec
 from segkit.training.distributed import ALONE, Group

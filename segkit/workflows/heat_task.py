@@ -2,42 +2,36 @@
 
 import functools
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.config import TrainConfig, length_px
-from segkit.data.augment import Augmenter
 from segkit.data.heat_targets import HeatTarget
-from segkit.data.point_sampling import Mined
-from segkit.data.sampling import PatchSource, sample_rng
-from segkit.evaluation.points import outcomes
+from segkit.data.mined import Mined
+from segkit.data.sampling import PatchSource
 from segkit.inference.heat import HeatPredictor
 from segkit.models.model_file import DetectionSpec, ModelSpec
-from segkit.models.receptive_field import tile_grid, verified_reach
+from segkit.models.receptive_field import verified_reach
 from segkit.models.unet import UNet
 from segkit.points import Points
-from segkit.report.detections import draw_points_case
 from segkit.report.figures import draw_patches
 from segkit.training.deep_supervision import supervised_loss
 from segkit.training.distributed import Group
 from segkit.training.heat_loss import RARE, heat_loss
 from segkit.training.heat_validation import NOT_SMOOTHED, validate_heat
-from segkit.training.mining import mine
-from segkit.training.point_validation import LabelledPoints, PointValidation
-from segkit.training.samples import Batch, Samples
+from segkit.training.point_validation import LabelledPoints
+from segkit.training.samples import Samples
 from segkit.training.validation import Validation
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.point_task import FIRST_THRESHOLD
-from segkit.workflows.prepare import Prepared, input_px
+from segkit.workflows.detection_task import FIRST_THRESHOLD, DetectionTask, fixed_patches
+from segkit.workflows.prepare import Prepared
 from segkit.workflows.settings import device_of, precision_of
-from segkit.workflows.task import NetworkTask, common_description, unet_arguments
+from segkit.workflows.task import common_description, unet_arguments
 
 SIGMA_IN_RADII: Final = 2 / 3
 """Standard deviation of the Gaussians, in positive radii: 2 px for nuclei that count as found within 6 px."""
@@ -45,10 +39,8 @@ VALIDATION_PATCHES = 16
 FIRST_BATCH_SHOWN = 8
 
 
-class HeatTask(NetworkTask[LabelledPoints]):
+class HeatTask(DetectionTask):
     """See `Task`."""
-
-    metric = "f1"
 
     def __init__(
         self, prepared: Prepared[LabelledPoints], *, group: Group, on_progress: OnProgress, on_note: OnNote
@@ -60,8 +52,6 @@ class HeatTask(NetworkTask[LabelledPoints]):
         if config.transfer.init_from is None and config.model.init != "zeros":
             _begin_with_background(self.network)
         self.num_planes = num_classes
-        # Norms that mix pixels are no hindrance for training; `predict` asks for --inexact then.
-        self._input_px = input_px(config, tile_grid(self.network, inexact=True))
         self._detection = DetectionSpec(
             match_radius=points.match_radius,
             smooth_radius=NOT_SMOOTHED,
@@ -79,47 +69,33 @@ class HeatTask(NetworkTask[LabelledPoints]):
                 "detection": self._detection,
             }
         )
-        self.validation_patches = _cut_patches(heat_source(prepared, prepared.val, self._input_px), self._input_px)
-
-    @property
-    def input_px(self) -> int:
-        """The side of the patches that the network is fed: that of the output and what the network loses."""
-        return self._input_px
+        self.validation_patches = fixed_patches(
+            heat_source(prepared, prepared.val, self.input_px), self.input_px, VALIDATION_PATCHES
+        )
 
     def loss(self, outputs: Tensor | Sequence[Tensor], targets_BPHW: Tensor) -> Tensor:
         """Return the loss of heat logits."""
         return supervised_loss(outputs, targets_BPHW, functools.partial(heat_loss, total=self._group.total))
 
-    def round_ends(self) -> Sequence[int]:
-        """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""
-        config = self._prepared.config
-        rounds = config.points.mining_rounds if config.points.hard_negatives else 0
-        ends = {config.epochs * number // (rounds + 1) for number in range(1, rounds + 2)} - {0}
-        return sorted(ends)
-
     def samples_of_round(self, number: int, run: Path) -> Samples:
         """Return augmented patches; from round 1 on some around false positives of the network as it is now."""
-        config = self._prepared.config
-        mined = self.mined_in_round(run, number, lambda: self._mine(number)) if number else None
-        source = heat_source(self._prepared, self._prepared.train, self._input_px, mined)
-        channels = self.spec.arguments.in_channels
-        return Samples(source, Augmenter(config.augment, self._input_px, channels), config.seed)
+        mined = self.mined_in_round(run, number)
+        return self.samples_from(heat_source(self._prepared, self._prepared.train, self.input_px, mined))
 
     def validate(self, network: nn.Module) -> Validation:
         """Find the points of the validation images, choose smoothing and thresholds, and score them."""
         return validate_heat(
             self._prepared.val,
-            self._predictor(network),
+            self.score_predictor(network),
             self._detection,
             mpp=self._prepared.dataset.mpp,
             group=self._group,
-            on_image=lambda done, total: self._on_progress("validate", done, total, {}),
+            on_image=self.on_validated,
         )
 
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches; what is within half of the summits' height is outlined."""
-        shown = min(int(self._prepared.config.patches.batch), FIRST_BATCH_SHOWN)
-        drawn = [samples.draw(0, number) for number in range(shown)]
+        drawn = self.first_drawn(samples, FIRST_BATCH_SHOWN)
         draw_patches(
             [image for image, _ in drawn],
             [summits(target) for _, target in drawn],
@@ -129,51 +105,13 @@ class HeatTask(NetworkTask[LabelledPoints]):
             title="First training batch: heat above one half",
         )
 
-    def draw_validation(self, validation: Validation, path: Path) -> None:
-        """Draw the validation image with the most errors."""
-        assert isinstance(validation, PointValidation)
-        match_px = length_px(self._detection.match_radius, self._prepared.dataset.mpp)
-        judged = [
-            outcomes(found, one.points, validation.thresholds, match_px)
-            for found, one in zip(validation.detections, self._prepared.val, strict=True)
-        ]
-        worst = int(np.argmax([len(one.wrong) + len(one.missed) for one in judged]))
-        shown = self._prepared.val[worst]
-        draw_points_case(
-            shown.image,
-            path,
-            true_positives=judged[worst].right,
-            false_positives=judged[worst].wrong,
-            false_negatives=judged[worst].missed,
-            hard_negatives=shown.points.of_class(0),
-            title=f"{shown.name}: the validation image with the most errors",
-        )
-
-    def _predictor(self, network: nn.Module) -> HeatPredictor:
+    def score_predictor(self, network: nn.Module) -> HeatPredictor:
+        """Return the U-Net's exact tiles."""
         assert isinstance(network, UNet)
         compute = self._prepared.config.compute
         return HeatPredictor(
             [(network, self.spec)], device=device_of(compute), precision=precision_of(compute), inexact=True
         )
-
-    def _mine(self, number: int) -> list[Mined]:
-        started = time.perf_counter()
-        self.network.eval()
-        mined = mine(
-            self._prepared.train,
-            self._predictor(self.network),
-            self._detection,
-            mpp=self._prepared.dataset.mpp,
-            group=self._group,
-            on_image=lambda done, total: self._on_progress(f"mine, round {number}", done, total, {}),
-        )
-        found = sum(len(one.scores) for one in mined)
-        weight = sum(float(one.scores.sum()) for one in mined)
-        self._on_note(
-            f"mining round {number}: {found} false positives in {len(mined)} training images, mean score "
-            f"{weight / max(found, 1):.2f}, {time.perf_counter() - started:.0f} s"
-        )
-        return mined
 
 
 def _begin_with_background(network: UNet) -> None:
@@ -237,9 +175,3 @@ def _hard_of(points: Points, mined: Mined | None) -> Mined:
     if mined is None:
         return Mined(labelled, np.ones(len(labelled)))
     return Mined(np.concatenate([labelled, mined.positions]), np.concatenate([np.ones(len(labelled)), mined.scores]))
-
-
-def _cut_patches(source: PatchSource, side: int) -> Batch:
-    """Cut a fixed set of patches of the validation images, drawn as those of training are."""
-    drawn = [source.draw(sample_rng(0, 0, number), side) for number in range(VALIDATION_PATCHES)]
-    return Batch(*(torch.from_numpy(np.stack([one[which].transpose(2, 0, 1) for one in drawn])) for which in range(2)))

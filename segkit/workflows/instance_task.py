@@ -10,17 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.data.augment import Augmenter
 from segkit.data.instance_labels import UNLABELLED
 from segkit.data.instance_targets import CLASS_PLANE, DISTANCE_PLANE, NUM_PLANES, object_radii_px, target_planes
 from segkit.data.sampling import PatchSource, cut_mirrored, object_boxes, sample_rng
 from segkit.data.weight_map import unet_weights, weight_scale
 from segkit.evaluation.objects import matched_pairs
 from segkit.geometry import Box
-from segkit.inference.network import Predictor
 from segkit.masks import IGNORE
 from segkit.models.model_file import InstanceSpec, ModelSpec
-from segkit.models.receptive_field import tile_grid, verified_reach
+from segkit.models.receptive_field import verified_reach
 from segkit.models.unet import UNet
 from segkit.report.figures import draw_patches
 from segkit.report.instances import InstanceCase, draw_instances_validation
@@ -39,9 +37,8 @@ from segkit.training.samples import Batch, Samples
 from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_progress
 from segkit.workflows.mask_task import class_weights_of
-from segkit.workflows.prepare import Prepared, input_px
+from segkit.workflows.prepare import Prepared
 from segkit.workflows.reading import kept_planes
-from segkit.workflows.settings import device_of, precision_of
 from segkit.workflows.task import NetworkTask, common_description, unet_arguments
 
 VALIDATION_PATCHES: Final = 16
@@ -72,8 +69,6 @@ class InstanceTask(NetworkTask[LabelledObjects]):
         arguments = unet_arguments(prepared, num_classes=num_classes, extra_maps=1)
         super().__init__(prepared, arguments, group=group, on_progress=on_progress, on_note=on_note)
         assert isinstance(self.network, UNet)
-        # Norms that mix pixels are no hindrance for training; `predict` asks for --inexact then.
-        self._input_px = input_px(config, tile_grid(self.network, inexact=True))
         self._instances = InstanceSpec(
             foreground_threshold=USUAL_THRESHOLD,
             seed_threshold=USUAL_THRESHOLD,
@@ -108,23 +103,11 @@ class InstanceTask(NetworkTask[LabelledObjects]):
             else None,
             total=group.total,
         )
-        self.validation_patches = _cut_validation_patches(prepared, self._input_px)
-
-    @property
-    def input_px(self) -> int:
-        """The side of the patches that the network is fed: that of the output and what the network loses."""
-        return self._input_px
-
-    def round_ends(self) -> Sequence[int]:
-        """Return the last epoch: the samples stay the same."""
-        return [self._prepared.config.epochs]
+        self.validation_patches = _cut_validation_patches(prepared, self.input_px)
 
     def samples_of_round(self, number: int, run: Path) -> Samples:  # noqa: ARG002 (there is one round)
         """Return augmented patches."""
-        config = self._prepared.config
-        channels = self.spec.arguments.in_channels
-        source = object_source(self._prepared, self._input_px)
-        return Samples(source, Augmenter(config.augment, self._input_px, channels), config.seed)
+        return self.samples_from(object_source(self._prepared, self.input_px))
 
     def loss(self, outputs: Tensor | Sequence[Tensor], targets_BPHW: Tensor) -> Tensor:
         """Return the loss of outputs (B, C + 1, H, W), of one scale or of several, for uint8 target planes."""
@@ -132,27 +115,17 @@ class InstanceTask(NetworkTask[LabelledObjects]):
 
     def validate(self, network: nn.Module) -> Validation:
         """Find the objects of the validation images, choose thresholds, and compare."""
-        assert isinstance(network, UNet)
-        compute = self._prepared.config.compute
-        predictor = Predictor(
-            [(network, self.spec)],
-            device=device_of(compute),
-            precision=precision_of(compute),
-            dihedral=False,
-            inexact=True,
-        )
         return validate_instances(
             self._prepared.val,
-            predictor,
+            self.predictor_of(network),
             self._instances,
             group=self._group,
-            on_image=lambda done, total: self._on_progress("validate", done, total, {}),
+            on_image=self.on_validated,
         )
 
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches with what is well inside objects, by which those that touch are told apart."""
-        shown = min(int(self._prepared.config.patches.batch), FIRST_BATCH_SHOWN)
-        drawn = [samples.draw(0, number) for number in range(shown)]
+        drawn = self.first_drawn(samples, FIRST_BATCH_SHOWN)
         draw_patches(
             [image for image, _ in drawn],
             [cores(target) for _, target in drawn],

@@ -8,15 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.data.augment import Augmenter
 from segkit.data.sampling import PatchSource, cut_mirrored, sample_rng
 from segkit.data.weight_map import unet_weights, weight_scale
 from segkit.errors import ConfigError
 from segkit.geometry import Box
-from segkit.inference.network import Predictor
 from segkit.masks import IGNORE
 from segkit.models.model_file import ModelSpec
-from segkit.models.receptive_field import tile_grid, verified_reach
+from segkit.models.receptive_field import verified_reach
 from segkit.models.unet import UNet
 from segkit.report.figures import Case, draw_patches, draw_validation
 from segkit.training.deep_supervision import supervised_loss
@@ -25,9 +23,8 @@ from segkit.training.losses import class_loss
 from segkit.training.samples import Batch, Samples
 from segkit.training.validation import LabelledImage, PixelValidation, Validation, validate_pixels
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.prepare import Prepared, input_px
+from segkit.workflows.prepare import Prepared
 from segkit.workflows.reading import kept_planes
-from segkit.workflows.settings import device_of, precision_of
 from segkit.workflows.task import NetworkTask, common_description, unet_arguments
 
 VALIDATION_PATCHES = 16
@@ -46,8 +43,6 @@ class MaskTask(NetworkTask[LabelledImage]):
         arguments = unet_arguments(prepared, num_classes=num_classes)
         super().__init__(prepared, arguments, group=group, on_progress=on_progress, on_note=on_note)
         assert isinstance(self.network, UNet)
-        # Norms that mix pixels are no hindrance for training; `predict` asks for --inexact then.
-        self._input_px = input_px(config, tile_grid(self.network, inexact=True))
         self.spec = ModelSpec.model_validate(
             {
                 **common_description(prepared),
@@ -71,50 +66,26 @@ class MaskTask(NetworkTask[LabelledImage]):
         )
         self.validation_patches = self._cut_validation_patches()
 
-    @property
-    def input_px(self) -> int:
-        """The side of the patches that the network is fed: that of the output and what the network loses."""
-        return self._input_px
-
     def loss(self, outputs: Tensor | Sequence[Tensor], targets_BPHW: Tensor) -> Tensor:
         """Return the loss of class scores."""
         return supervised_loss(outputs, targets_BPHW, self._loss_of_level)
 
-    def round_ends(self) -> Sequence[int]:
-        """Return the last epoch: the samples stay the same."""
-        return [self._prepared.config.epochs]
-
     def samples_of_round(self, number: int, run: Path) -> Samples:  # noqa: ARG002 (there is one round)
         """Return augmented patches."""
-        config = self._prepared.config
-        source = patch_source(self._prepared, self._input_px, on_progress=self._on_progress)
-        channels = self.spec.arguments.in_channels
-        return Samples(source, Augmenter(config.augment, self._input_px, channels), config.seed)
+        return self.samples_from(patch_source(self._prepared, self.input_px, on_progress=self._on_progress))
 
     def validate(self, network: nn.Module) -> Validation:
         """Segment the validation images and compare."""
-        assert isinstance(network, UNet)
-        compute = self._prepared.config.compute
-        predictor = Predictor(
-            [(network, self.spec)],
-            device=device_of(compute),
-            precision=precision_of(compute),
-            dihedral=False,
-            inexact=True,
-        )
         return validate_pixels(
             self._prepared.val,
-            predictor,
+            self.predictor_of(network),
             group=self._group,
-            on_image=lambda done, total: self._on_progress("validate", done, total, {}),
+            on_image=self.on_validated,
         )
 
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches with their masks."""
-        drawn = [
-            samples.draw(0, number)
-            for number in range(min(int(self._prepared.config.patches.batch), FIRST_BATCH_SHOWN))
-        ]
+        drawn = self.first_drawn(samples, FIRST_BATCH_SHOWN)
         draw_patches(
             [image for image, _ in drawn],
             [target[..., 0] for _, target in drawn],
@@ -141,7 +112,7 @@ class MaskTask(NetworkTask[LabelledImage]):
 
     def _cut_validation_patches(self) -> Batch:
         """Cut a fixed set of patches, spread over the validation images."""
-        images, side = self._prepared.val, self._input_px
+        images, side = self._prepared.val, self.input_px
         planes = targets_of(images[:VALIDATION_PATCHES], self._prepared, on_progress=self._on_progress)
         patches, targets = [], []
         for number in range(VALIDATION_PATCHES):

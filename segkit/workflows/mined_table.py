@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit import files
-from segkit.data.point_sampling import Mined
+from segkit.data.mined import Mined
 from segkit.errors import InputError
 
 COLUMNS = ("image", "x", "y", "score")

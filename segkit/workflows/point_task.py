@@ -1,56 +1,47 @@
 """Learning from points: a patch CNN that says what lies in the middle of a patch."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from segkit.config import length_px
-from segkit.data.augment import Augmenter
-from segkit.data.point_sampling import Mined, PointSource, Shares
-from segkit.data.sampling import sample_rng
-from segkit.evaluation.points import outcomes
+from segkit.data.mined import Mined
+from segkit.data.point_sampling import PointSource, Shares
 from segkit.inference.window import WindowPredictor
 from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments
 from segkit.models.patch_cnn import PatchCNN
-from segkit.report.detections import draw_point_patches, draw_points_case
+from segkit.report.detections import draw_point_patches
 from segkit.training.distributed import Group
 from segkit.training.losses import class_loss
-from segkit.training.mining import mine
-from segkit.training.point_validation import LabelledPoints, PointValidation, validate_points
-from segkit.training.samples import Batch, Samples
+from segkit.training.point_validation import LabelledPoints, validate_points
+from segkit.training.samples import Samples
 from segkit.training.validation import Validation
 from segkit.workflows.callbacks import OnNote, OnProgress
+from segkit.workflows.detection_task import FIRST_THRESHOLD, DetectionTask, fixed_patches
 from segkit.workflows.prepare import Prepared
 from segkit.workflows.settings import device_of
-from segkit.workflows.task import NetworkTask, checked_arguments, common_description, middle_of
+from segkit.workflows.task import checked_arguments, common_description, middle_of
 
 VALIDATION_PATCHES = 256
 FIRST_BATCH_SHOWN = 32
-FIRST_THRESHOLD = 0.5
 
 
-class PointTask(NetworkTask[LabelledPoints]):
+class PointTask(DetectionTask):
     """See `Task`."""
-
-    metric = "f1"
 
     def __init__(
         self, prepared: Prepared[LabelledPoints], *, group: Group, on_progress: OnProgress, on_note: OnNote
     ) -> None:
         config, points = prepared.config, prepared.config.points
         model = config.model
-        self._patch_px = int(config.patches.size_px)
         arguments = checked_arguments(
             PatchCNNArguments,
             {
                 "in_channels": prepared.channels,
                 "num_classes": len(prepared.dataset.classes),
                 "form": model.form,
-                "patch_px": self._patch_px,
+                "patch_px": config.patches.size_px,
                 "base_channels": model.base_channels,
                 "depth": model.depth,
                 "dropout": model.dropout,
@@ -72,7 +63,7 @@ class PointTask(NetworkTask[LabelledPoints]):
                 "architecture": "patch_cnn",
                 "task": "points",
                 "arguments": arguments,
-                "receptive_field": self._patch_px,
+                "receptive_field": self.input_px,
                 "detection": self._detection,
             }
         )
@@ -85,47 +76,32 @@ class PointTask(NetworkTask[LabelledPoints]):
             tversky_beta=config.loss.tversky_beta,
             total=group.total,
         )
-        self.validation_patches = self._cut_validation_patches()
+        self.validation_patches = fixed_patches(point_source(prepared, prepared.val), self.input_px, VALIDATION_PATCHES)
 
     def loss(self, outputs: Tensor | Sequence[Tensor], targets_BPHW: Tensor) -> Tensor:
         """Return the loss of the class scores of the pixels in the middle."""
         assert isinstance(outputs, Tensor)
         return self._class_loss(outputs, middle_of(targets_BPHW, outputs)[:, 0])
 
-    def round_ends(self) -> Sequence[int]:
-        """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""
-        config = self._prepared.config
-        rounds = config.points.mining_rounds if config.points.hard_negatives else 0
-        ends = {config.epochs * number // (rounds + 1) for number in range(1, rounds + 2)} - {0}
-        return sorted(ends)
-
     def samples_of_round(self, number: int, run: Path) -> Samples:
-        """Return augmented patches; from round 1 on with false positives of the network as it is now.
-
-        What a round has found is written down, so that a resumed run draws the same.
-        """
-        config = self._prepared.config
-        mined: list[Mined] | None = None
-        if number:
-            mined = self.mined_in_round(run, number, lambda: self._mine(number))
-        source = point_source(self._prepared, self._prepared.train, mined)
-        return Samples(source, Augmenter(config.augment, self._patch_px, self.spec.arguments.in_channels), config.seed)
+        """Return augmented patches; from round 1 on with false positives of the network as it is now."""
+        mined = self.mined_in_round(run, number)
+        return self.samples_from(point_source(self._prepared, self._prepared.train, mined))
 
     def validate(self, network: nn.Module) -> Validation:
         """Find the points of the validation images, choose thresholds and score them."""
         return validate_points(
             self._prepared.val,
-            self._predictor(network),
+            self.score_predictor(network),
             self._detection,
             mpp=self._prepared.dataset.mpp,
             group=self._group,
-            on_image=lambda done, total: self._on_progress("validate", done, total, {}),
+            on_image=self.on_validated,
         )
 
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches with their classes."""
-        shown = min(int(self._prepared.config.patches.batch), FIRST_BATCH_SHOWN)
-        drawn = [samples.draw(0, number) for number in range(shown)]
+        drawn = self.first_drawn(samples, FIRST_BATCH_SHOWN)
         draw_point_patches(
             [image for image, _ in drawn],
             [int(target[0, 0, 0]) for _, target in drawn],
@@ -135,61 +111,14 @@ class PointTask(NetworkTask[LabelledPoints]):
             title="First training batch",
         )
 
-    def draw_validation(self, validation: Validation, path: Path) -> None:
-        """Draw the validation image with the most errors."""
-        assert isinstance(validation, PointValidation)
-        match_px = length_px(self._detection.match_radius, self._prepared.dataset.mpp)
-        judged = [
-            outcomes(found, one.points, validation.thresholds, match_px)
-            for found, one in zip(validation.detections, self._prepared.val, strict=True)
-        ]
-        worst = int(np.argmax([len(one.wrong) + len(one.missed) for one in judged]))
-        shown = self._prepared.val[worst]
-        draw_points_case(
-            shown.image,
-            path,
-            true_positives=judged[worst].right,
-            false_positives=judged[worst].wrong,
-            false_negatives=judged[worst].missed,
-            hard_negatives=shown.points.of_class(0),
-            title=f"{shown.name}: the validation image with the most errors",
-        )
-
-    def _predictor(self, network: nn.Module) -> WindowPredictor:
+    def score_predictor(self, network: nn.Module) -> WindowPredictor:
+        """Return the dense form of the patch CNN."""
         assert isinstance(network, PatchCNN)
         return WindowPredictor(
             [(network, self.spec)],
             device=device_of(self._prepared.config.compute),
             precision="float32",
             stride=self._detection.stride,
-        )
-
-    def _mine(self, number: int) -> list[Mined]:
-        started = time.perf_counter()
-        self.network.eval()
-        mined = mine(
-            self._prepared.train,
-            self._predictor(self.network),
-            self._detection,
-            mpp=self._prepared.dataset.mpp,
-            group=self._group,
-            on_image=lambda done, total: self._on_progress(f"mine, round {number}", done, total, {}),
-        )
-        found = sum(len(one.scores) for one in mined)
-        weight = sum(float(one.scores.sum()) for one in mined)
-        self._on_note(
-            f"mining round {number}: {found} false positives in {len(mined)} training images, mean score "
-            f"{weight / max(found, 1):.2f}, {time.perf_counter() - started:.0f} s"
-        )
-        return mined
-
-    def _cut_validation_patches(self) -> Batch:
-        """Cut a fixed set of patches of the validation images, drawn as those of training are."""
-        source = point_source(self._prepared, self._prepared.val)
-        drawn = [source.draw(sample_rng(0, 0, number), self._patch_px) for number in range(VALIDATION_PATCHES)]
-        return Batch(
-            torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in drawn])),
-            torch.from_numpy(np.stack([target.transpose(2, 0, 1) for _, target in drawn])),
         )
 
 

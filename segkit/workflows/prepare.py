@@ -23,7 +23,6 @@ from segkit.workflows.reading import (
     LabelledSlide,
     Make,
     Readings,
-    channel_statistics,
     labelled_image,
     labelled_objects,
     labelled_points,
@@ -31,8 +30,6 @@ from segkit.workflows.reading import (
 )
 from segkit.workflows.resolve import resolve_for_heat, resolve_for_points, resolve_for_unet, resolve_task
 from segkit.workflows.unused_settings import refuse_unused
-
-__all__ = ["AnyPrepared", "Prepared", "channel_statistics", "input_px", "prepare"]
 
 LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints, LabelledObjects)
 

@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from segkit.data.mined import Mined
+from segkit.data.augment import Augmenter
 from segkit.errors import ConfigError
+from segkit.inference.network import Predictor
 from segkit.models.initialisation import ZEROS_WARNING, initialise
 from segkit.models.model_file import ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
+from segkit.models.receptive_field import tile_grid
 from segkit.models.transfer import (
     PARTS,
     Part,
@@ -28,13 +32,14 @@ from segkit.training.distributed import Group
 from segkit.training.instance_validation import LabelledObjects
 from segkit.training.optimisation import ParameterGroup
 from segkit.training.point_validation import LabelledPoints
-from segkit.training.samples import Batch, Samples
+from segkit.training.samples import Batch, Samples, Source
 from segkit.training.trainable import Trainable
 from segkit.training.validation import LabelledImage, Validation
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.mined_table import mined_path, read_mined, write_mined
-from segkit.workflows.prepare import AnyPrepared, Prepared, channel_statistics
+from segkit.workflows.prepare import AnyPrepared, Prepared, input_px
+from segkit.workflows.reading import channel_statistics
+from segkit.workflows.settings import device_of, precision_of
 
 LabelledT = TypeVar("LabelledT", LabelledImage, LabelledPoints, LabelledObjects)
 ArgumentsT = TypeVar("ArgumentsT", UNetArguments, PatchCNNArguments)
@@ -74,6 +79,8 @@ class NetworkTask(Generic[LabelledT]):
         The network that becomes the model.
     trained
         It, or `DeepSupervision` around it.
+    input_px
+        The side of the patches that the network is fed: that of the output and, of a U-Net, what the network loses.
     """
 
     network: UNet | PatchCNN
@@ -99,6 +106,10 @@ class NetworkTask(Generic[LabelledT]):
             initialise(self.network, config.model.init, arguments.activation or "relu")
         if config.model.init == "zeros":
             on_note(ZEROS_WARNING)
+        size_px = int(config.patches.size_px)
+        self.input_px = (
+            input_px(config, tile_grid(self.network, inexact=True)) if isinstance(self.network, UNet) else size_px
+        )
         self._pretrained = self._take_over()
         with_heads = config.model.deep_supervision and isinstance(self.network, UNet)
         self.trained = DeepSupervision(self.network) if with_heads else self.network  # type: ignore[arg-type]
@@ -131,22 +142,37 @@ class NetworkTask(Generic[LabelledT]):
         augmenter = DeviceAugmenter(config.augment, self.input_px, self.num_planes, config.seed)
         return lambda batch, step, numbers: Batch(*augmenter(batch.images, batch.targets, step, numbers))
 
-    def mined_in_round(self, run: Path, number: int, mine: Callable[[], list[Mined]]) -> list[Mined]:
-        """Return what mining has found in a round: what is written down in the run's folder, else mined now.
+    def round_ends(self) -> Sequence[int]:
+        """Return the last epoch: the samples stay the same, unless a task says otherwise."""
+        return [self._prepared.config.epochs]
 
-        What a round has found is written down, so that a resumed run draws the same.
+    def samples_from(self, source: Source) -> Samples:
+        """Return augmented patches of a source."""
+        config = self._prepared.config
+        return Samples(source, Augmenter(config.augment, self.input_px, self.spec.arguments.in_channels), config.seed)
+
+    def first_drawn(self, samples: Samples, most: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Return the first samples of a training, at most a batch and at most so many."""
+        return [samples.draw(0, number) for number in range(min(int(self._prepared.config.patches.batch), most))]
+
+    def predictor_of(self, network: nn.Module) -> Predictor:
+        """Return a U-Net's exact tiles, for whole validation images.
+
+        Norms that mix pixels are no hindrance for training; `predict` asks for --inexact then.
         """
-        table, names = mined_path(run, number), [one.name for one in self._prepared.train]
-        if not self._group.from_first(table.exists):
-            mined = mine()
-            if self._group.is_first:
-                write_mined(table, names, mined)
-        return self._group.from_first(lambda: read_mined(table, names))
+        assert isinstance(network, UNet)
+        compute = self._prepared.config.compute
+        return Predictor(
+            [(network, self.spec)],
+            device=device_of(compute),
+            precision=precision_of(compute),
+            dihedral=False,
+            inexact=True,
+        )
 
-    @property
-    def input_px(self) -> int:
-        """The side of the patches that the network is fed."""
-        return int(self._prepared.config.patches.size_px)
+    def on_validated(self, done: int, total: int) -> None:
+        """Tell how far a validation is."""
+        self._on_progress("validate", done, total, {})
 
     def _frozen_in(self, epoch: int) -> set[Part]:
         transfer = self._prepared.config.transfer

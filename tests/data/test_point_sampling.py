@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segkit.config import AugmentConfig
-from segkit.data.augment import Augmenter, resolve_augment
+from segkit.data.augment import Augmenter
 from segkit.data.point_sampling import NEUTRAL, Mined, PointSource, Shares
+from segkit.data.presets import resolve_augment
 from segkit.data.sampling import sample_rng
 from segkit.points import Points
 

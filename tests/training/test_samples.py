@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.config import AugmentConfig
-from segkit.data.augment import Augmenter, resolve_augment
+from segkit.data.augment import Augmenter
+from segkit.data.presets import resolve_augment
 from segkit.data.sampling import PatchSource, sample_rng
 from segkit.errors import ResourceError
 from segkit.training.samples import Batch, Samples, open_batches

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.config import AUTO, DataConfig, EvaluateConfig, TrainConfig, build_config
-from segkit.data.augment import resolve_augment
 from segkit.data.instance_labels import UNLABELLED, read_instances
 from segkit.data.instance_targets import target_planes
 from segkit.data.layout import load_dataset, read_image
+from segkit.data.presets import resolve_augment
 from segkit.errors import InputError, ModelError
 from segkit.masks import IGNORE
 from segkit.models.model_file import Model, load_model, save_model

@@ -18,7 +18,8 @@ from segkit.slides import open_slide
 from segkit.training.checkpoint import load_newest
 from segkit.workflows import runs
 from segkit.workflows.callbacks import quiet_note, quiet_progress
-from segkit.workflows.prepare import channel_statistics, input_px, prepare
+from segkit.workflows.prepare import input_px, prepare
+from segkit.workflows.reading import channel_statistics
 from segkit.workflows.train import train
 from tests.conftest import ROOT
 from tests.tiny import LEARNED, SPLITS, draw_field, make_data, save_png, tiny_config

@@ -1,0 +1,102 @@
+"""What learning from points has in common, whatever the network: rounds of mining, and the worst validation image."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from segkit.config import length_px
+from segkit.data.mined import Mined
+from segkit.data.sampling import sample_rng
+from segkit.evaluation.points import outcomes
+from segkit.inference.image_detection import ScorePredictor
+from segkit.models.model_file import DetectionSpec
+from segkit.report.detections import draw_points_case
+from segkit.training.mining import mine
+from segkit.training.point_validation import LabelledPoints, PointValidation
+from segkit.training.samples import Batch, Source
+from segkit.training.validation import Validation
+from segkit.workflows.mined_table import mined_path, read_mined, write_mined
+from segkit.workflows.task import NetworkTask
+
+FIRST_THRESHOLD = 0.5
+
+
+class DetectionTask(NetworkTask[LabelledPoints]):
+    """See `Task`; a subclass says how its network scores pixels."""
+
+    metric = "f1"
+    _detection: DetectionSpec
+
+    def score_predictor(self, network: nn.Module) -> ScorePredictor:
+        """Return what scores the pixels of whole images with a network of this task's form."""
+        raise NotImplementedError
+
+    def round_ends(self) -> Sequence[int]:
+        """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""
+        config = self._prepared.config
+        rounds = config.points.mining_rounds if config.points.hard_negatives else 0
+        ends = {config.epochs * number // (rounds + 1) for number in range(1, rounds + 2)} - {0}
+        return sorted(ends)
+
+    def draw_validation(self, validation: Validation, path: Path) -> None:
+        """Draw the validation image with the most errors."""
+        assert isinstance(validation, PointValidation)
+        match_px = length_px(self._detection.match_radius, self._prepared.dataset.mpp)
+        judged = [
+            outcomes(found, one.points, validation.thresholds, match_px)
+            for found, one in zip(validation.detections, self._prepared.val, strict=True)
+        ]
+        worst = int(np.argmax([len(one.wrong) + len(one.missed) for one in judged]))
+        shown = self._prepared.val[worst]
+        draw_points_case(
+            shown.image,
+            path,
+            true_positives=judged[worst].right,
+            false_positives=judged[worst].wrong,
+            false_negatives=judged[worst].missed,
+            hard_negatives=shown.points.of_class(0),
+            title=f"{shown.name}: the validation image with the most errors",
+        )
+
+    def mined_in_round(self, run: Path, number: int) -> list[Mined] | None:
+        """Return the false positives that are drawn in a round; None in round 0, before anything is mined.
+
+        What a round has found is written down in the run's folder, so that a resumed run draws the same.
+        """
+        if number == 0:
+            return None
+        table, names = mined_path(run, number), [one.name for one in self._prepared.train]
+        if not self._group.from_first(table.exists):
+            mined = self._mine(number)
+            if self._group.is_first:
+                write_mined(table, names, mined)
+        return self._group.from_first(lambda: read_mined(table, names))
+
+    def _mine(self, number: int) -> list[Mined]:
+        started = time.perf_counter()
+        self.network.eval()
+        mined = mine(
+            self._prepared.train,
+            self.score_predictor(self.network),
+            self._detection,
+            mpp=self._prepared.dataset.mpp,
+            group=self._group,
+            on_image=lambda done, total: self._on_progress(f"mine, round {number}", done, total, {}),
+        )
+        found = sum(len(one.scores) for one in mined)
+        weight = sum(float(one.scores.sum()) for one in mined)
+        self._on_note(
+            f"mining round {number}: {found} false positives in {len(mined)} training images, mean score "
+            f"{weight / max(found, 1):.2f}, {time.perf_counter() - started:.0f} s"
+        )
+        return mined
+
+
+def fixed_patches(source: Source, side: int, count: int) -> Batch:
+    """Return a fixed set of patches, drawn from validation images as those of training are."""
+    drawn = [source.draw(sample_rng(0, 0, number), side) for number in range(count)]
+    return Batch(*(torch.from_numpy(np.stack([one[which].transpose(2, 0, 1) for one in drawn])) for which in range(2)))
