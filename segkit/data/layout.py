@@ -53,13 +53,17 @@ MPP_TOLERANCE: Final = 0.05  # relative difference from which two scales are not
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its name (the pairing stem), its files, its split and group where they are known."""
+    """One image: its name (the pairing stem), its files, its split and group where they are known.
+
+    `attributes` are what else splits.csv says of it, (column, value).
+    """
 
     name: str
     image: Path
     annotation: Path | None
     split: Split | None
     group: str | None
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +297,9 @@ def _splits(root: Path, listing: Listing) -> tuple[dict[str, SplitRow], list[str
 def _item(name: str, listing: Listing, rows: Mapping[str, SplitRow]) -> Item:
     row = rows.get(name)
     annotation = listing.annotations.get(name)
-    return Item(name, listing.images[name], annotation, row.split if row else None, row.group if row else None)
+    if row is None:
+        return Item(name, listing.images[name], annotation, None, None)
+    return Item(name, listing.images[name], annotation, row.split, row.group, row.attributes)
 
 
 def _given_classes(config: DataConfig, description: Description, *, is_usual: bool) -> ClassNames:

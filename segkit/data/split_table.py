@@ -10,15 +10,20 @@ from typing import Final
 from segkit.data.listing import SPLITS, Split
 
 SPLITS_FILE: Final = "splits.csv"
+KNOWN_COLUMNS: Final = frozenset({"image", "split", "group"})
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRow:
-    """One image's row: its split, its group (slide, patient) if there is one, and the line in the file."""
+    """One image's row: its split, its group (slide, patient) if there is one, and the line in the file.
+
+    `attributes` are the further columns that have a value, (name, value): scanner, modality and the like.
+    """
 
     split: Split
     group: str | None
     line: int
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 def read_split_table(path: Path, images: Mapping[str, Path]) -> tuple[dict[str, SplitRow], list[str]]:
@@ -27,7 +32,7 @@ def read_split_table(path: Path, images: Mapping[str, Path]) -> tuple[dict[str, 
     Parameters
     ----------
     path
-        A CSV file with the columns image (name or file name), split and, if wanted, group; others are allowed.
+        A CSV file with the columns image (name or file name), split and, if wanted, group; others are attributes.
     images
         The images by name.
 
@@ -63,9 +68,14 @@ def read_split_table(path: Path, images: Mapping[str, Path]) -> tuple[dict[str, 
         elif name in rows:
             problems.append(_twice(path, name, rows[name], split, line))
         else:
-            rows[name] = SplitRow(split, (record.get("group") or "").strip() or None, line)
+            rows[name] = SplitRow(split, (record.get("group") or "").strip() or None, line, _attributes(record))
     problems += [f"{path}: has no row for {image.name}." for name, image in images.items() if name not in listed]
     return rows, problems + _divided_groups(path, rows)
+
+
+def _attributes(record: Mapping[str | None, str | list[str] | None]) -> tuple[tuple[str, str], ...]:
+    further = {name: value for name, value in record.items() if name and name not in KNOWN_COLUMNS}
+    return tuple((name, value.strip()) for name, value in further.items() if isinstance(value, str) and value.strip())
 
 
 def _twice(path: Path, name: str, first: SplitRow, split: Split, line: int) -> str:

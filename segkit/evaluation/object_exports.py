@@ -1,14 +1,25 @@
 """Write a report of object metrics as JSON (everything), CSV (per image) and Markdown (to read)."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import objects
-from segkit.evaluation.estimates import format_value
+from segkit.evaluation import object_sizes, object_totals, objects
+from segkit.evaluation.estimates import Estimate, format_value, number
 from segkit.evaluation.markdown import cell, table
-from segkit.evaluation.object_tables import AP, ObjectReport, ObjectSummary
+from segkit.evaluation.object_sizes import SizeRange
+from segkit.evaluation.object_tables import (
+    AP,
+    GROUP,
+    MEAN_AP,
+    ObjectGroup,
+    ObjectReport,
+    ObjectRow,
+    ObjectSummary,
+    SizeBin,
+)
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
@@ -16,10 +27,26 @@ _AGGREGATES = MappingProxyType(
     {
         "pooled": "counts added up over images, then the metric: every object counts the same",
         "mean": "the metric per image, then the mean of the defined values: every image counts the same",
-        "mean_average_precision": "mean of average_precision over the IoU thresholds",
+        MEAN_AP: "mean of average_precision over the IoU thresholds",
+        "groups": "the images of a group, or of one value of what else is known of them, at the first IoU threshold; "
+        "with intervals where they are of at least two of the units that the bootstrap draws",
+    }
+)
+_DEFINITIONS = MappingProxyType(
+    {**objects.DEFINITIONS, **object_totals.DEFINITIONS, **object_sizes.DEFINITIONS, **_AGGREGATES}
+)
+_OVERALL = MappingProxyType(
+    {
+        "dice": "Dice",
+        "aji": "AJI",
+        "aji_plus": "AJI+",
+        "count_error": "count error",
+        "absolute_count_error": "absolute count error",
+        "relative_count_error": "relative count error",
     }
 )
 _NUM_LOWEST = 5  # images that the summary lists
+_MAX_GROUPS = 20  # groups that the summary lists
 
 
 def write_object_report(report: ObjectReport, folder: Path) -> None:
@@ -33,27 +60,31 @@ def write_object_report(report: ObjectReport, folder: Path) -> None:
 def as_csv_rows(report: ObjectReport) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv, one for each image.
 
-    Counts and metrics are those at the first threshold; `average_precision_0.75` is that at 0.75, and so on.
+    Counts and metrics are those at the first threshold; `average_precision_0.75` is that at 0.75, and so on. What all
+    metrics are made of, pooled ones too, stands last: totals in pixels, and the counts at each threshold.
     """
-    return [
-        {
-            "image": row.image,
-            "group": row.group,
-            "num_true": row.tp + row.fn,
-            "num_predicted": row.tp + row.fp,
-            "tp": row.tp,
-            "fp": row.fp,
-            "fn": row.fn,
-            **row.metrics,
-            "mean_average_precision": row.mean_average_precision,
-            **{
-                f"{AP}_{threshold:g}": value
-                for threshold, value in zip(report.thresholds, row.average_precisions, strict=True)
-            },
-            "dice": row.dice,
-        }
-        for row in report.images
-    ]
+    return [_csv_row(report, row) for row in report.images]
+
+
+def _csv_row(report: ObjectReport, row: ObjectRow) -> dict[str, Any]:
+    at = [f"{threshold:g}" for threshold in report.thresholds]
+    own = {
+        "num_true": row.tp + row.fn,
+        "num_predicted": row.tp + row.fp,
+        "tp": row.tp,
+        "fp": row.fp,
+        "fn": row.fn,
+        **row.metrics,
+        MEAN_AP: row.mean_average_precision,
+        **{f"{AP}_{threshold}": value for threshold, value in zip(at, row.average_precisions, strict=True)},
+        **row.overall,
+        **{name: value for name, value in row.totals.items() if name.endswith("_px")},
+    }
+    for threshold, counts in zip(at, row.counts, strict=True):
+        own |= {f"{name}_{threshold}": value for name, value in counts._asdict().items()}
+        own[f"iou_sum_{threshold}"] = number(counts.iou_sum)
+    # An attribute of the name of a metric gives way to it.
+    return {"image": row.image, GROUP: row.group, **row.attributes, **own}
 
 
 def as_json(report: ObjectReport) -> dict[str, Any]:
@@ -62,19 +93,26 @@ def as_json(report: ObjectReport) -> dict[str, Any]:
         "segkit": version_of("segkit"),
         "num_images": len(report.images),
         "class": report.name,
+        "mpp": report.mpp,
         "num_true": report.num_true,
         "num_predicted": report.num_predicted,
         "headline": {"metric": AP, "iou": report.thresholds[0], "how": "pooled", **asdict(report.headline)},
         "thresholds": list(report.thresholds),
         "pooled": _summary(report.pooled),
         "mean": _summary(report.mean),
+        "by_size": {
+            "iou": report.thresholds[0],
+            "ranges": "quartiles of true objects" if report.has_quartiles else "given",
+            "bins": [_bin(one, report.mpp) for one in report.by_size],
+        },
+        "groups": [_group(one) for one in report.groups],
         "intervals": report.intervals_as_json(),
-        "definitions": {**objects.DEFINITIONS, **_AGGREGATES},
+        "definitions": dict(_DEFINITIONS),
     }
 
 
 def as_markdown(report: ObjectReport) -> str:
-    """Return the content of summary.md: the headline, both tables, the images with the lowest AP, definitions."""
+    """Return the content of summary.md: the headline, the tables, the images with the lowest AP, definitions."""
     first = report.thresholds[0]
     num_images = f"{len(report.images)} {'image' if len(report.images) == 1 else 'images'}"
     lowest = sorted(
@@ -83,7 +121,8 @@ def as_markdown(report: ObjectReport) -> str:
     )
     parts = [
         "# Object metrics",
-        f"**AP {report.headline}** at IoU {first:g}, F1 {report.pooled.at['f1'][0]}, Dice {report.pooled.dice}; "
+        f"**AP {report.headline}** at IoU {first:g}, F1 {report.pooled.at['f1'][0]}, "
+        f"PQ {report.pooled.at['panoptic_quality'][0]}, AJI {report.pooled.aji}, Dice {report.pooled.dice}; "
         f"class {cell(report.name)}; pooled over {num_images} "
         f"with {report.num_true} objects, {report.num_predicted} predicted.",
         report.intervals_in_words(),
@@ -91,22 +130,32 @@ def as_markdown(report: ObjectReport) -> str:
         _threshold_table(report, report.pooled),
         "## Mean over images",
         _threshold_table(report, report.mean),
-        f"Dice: {report.mean.dice}.",
+        "## At no threshold",
+        table(
+            ["", "pooled", "mean over images"],
+            [
+                [name, str(report.pooled.overall[metric]), str(report.mean.overall[metric])]
+                for metric, name in _OVERALL.items()
+            ],
+        ),
+        f"## By size, at IoU {first:g}",
+        _size_table(report),
+        *_group_parts(report),
         "## Images with the lowest AP",
         table(
-            ["image", "true", "found", "TP", "FP", "FN", f"AP at {first:g}", "mean AP", "Dice"],
+            ["image", "true", "found", "TP", "FP", "FN", f"AP at {first:g}", "mean AP", "AJI", "Dice"],
             [
                 [
                     cell(row.image),
                     *(str(count) for count in (row.tp + row.fn, row.tp + row.fp, row.tp, row.fp, row.fn)),
-                    *(format_value(value) for value in (row.metrics[AP], row.mean_average_precision, row.dice)),
+                    *map(format_value, (row.metrics[AP], row.mean_average_precision, row.overall["aji"], row.dice)),
                 ]
                 for row in lowest[:_NUM_LOWEST]
             ],
         ),
         "All images are in `metrics.csv`, all numbers with their definitions in `metrics.json`.",
         "## Definitions",
-        "\n".join(f"- {name}: {text}" for name, text in {**objects.DEFINITIONS, **_AGGREGATES}.items()),
+        "\n".join(f"- {name}: {text}" for name, text in _DEFINITIONS.items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -114,9 +163,37 @@ def as_markdown(report: ObjectReport) -> str:
 def _summary(summary: ObjectSummary) -> dict[str, Any]:
     return {
         **{metric: [asdict(estimate) for estimate in estimates] for metric, estimates in summary.at.items()},
-        "mean_average_precision": asdict(summary.mean_average_precision),
-        "dice": asdict(summary.dice),
+        MEAN_AP: asdict(summary.mean_average_precision),
+        **_estimates(summary.overall),
     }
+
+
+def _bin(one: SizeBin, mpp: float | None) -> dict[str, Any]:
+    high = one.range.high_px
+    return {
+        "low_px": one.range.low_px,
+        "high_px": high,
+        "low_um2": None if mpp is None else number(one.range.low_px * mpp**2),
+        "high_um2": None if mpp is None or high is None else number(high * mpp**2),
+        "num_true": one.tp + one.fn,
+        "tp": one.tp,
+        "fp": one.fp,
+        "fn": one.fn,
+        **_estimates(one.metrics),
+    }
+
+
+def _group(one: ObjectGroup) -> dict[str, Any]:
+    counts = ("by", "name", "num_images", "num_units", "num_true", "num_predicted", "tp", "fp", "fn")
+    return {
+        **{name: getattr(one, name) for name in counts},
+        "pooled": _estimates(one.pooled),
+        "mean": _estimates(one.mean),
+    }
+
+
+def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {metric: asdict(estimate) for metric, estimate in estimates.items()}
 
 
 def _threshold_table(report: ObjectReport, summary: ObjectSummary) -> str:
@@ -126,4 +203,52 @@ def _threshold_table(report: ObjectReport, summary: ObjectSummary) -> str:
         for index, threshold in enumerate(report.thresholds)
     ]
     rows.append(["mean", str(summary.mean_average_precision), *[""] * (len(objects.METRICS) - 1)])
-    return table(["IoU", "AP", "F1", "precision", "recall", "matched IoU", "PQ"], rows)
+    return table(["IoU", "AP", "F1 (RQ)", "precision", "recall", "matched IoU (SQ)", "PQ"], rows)
+
+
+def _size_table(report: ObjectReport) -> str:
+    rows = [
+        [
+            _range_in_words(one.range, report.mpp),
+            *(str(count) for count in (one.tp + one.fn, one.tp, one.fp, one.fn)),
+            *(str(one.metrics[metric]) for metric in ("f1", "recall", "matched_iou")),
+        ]
+        for one in report.by_size
+    ]
+    return table(["area", "true", "TP", "FP", "FN", "F1", "recall", "matched IoU (SQ)"], rows)
+
+
+def _range_in_words(of: SizeRange, mpp: float | None) -> str:
+    def words(low: float, high: float | None, unit: str) -> str:
+        if high is None:
+            return f"{low:.4g} {unit} or more" if low else "any"
+        return f"{low:.4g} to {high:.4g} {unit}" if low else f"below {high:.4g} {unit}"
+
+    px = words(of.low_px, of.high_px, "px")
+    if mpp is None or px == "any":
+        return px
+    return f"{px} ({words(of.low_px * mpp**2, None if of.high_px is None else of.high_px * mpp**2, 'um2')})"
+
+
+def _group_parts(report: ObjectReport) -> Iterator[str]:
+    """Yield a table for groups and for each attribute, those with the lowest AP first."""
+    for by in dict.fromkeys(one.by for one in report.groups):
+        groups = [one for one in report.groups if one.by == by]
+        defined = [(one.pooled[AP].value, one) for one in groups if one.pooled[AP].value is not None]
+        defined.sort(key=lambda one: (one[0], one[1].name))
+        shown = [one for _, one in defined[:_MAX_GROUPS]]
+        num_left = len(groups) - len(shown)
+        yield f"## By {cell(by)}"
+        yield f"Pooled, by AP, the lowest first.{f' {num_left} more are in `metrics.json`.' if num_left else ''}"
+        yield table(
+            [cell(by), "images", "true", "found", "TP", "FP", "FN", "AP", "F1", "PQ", "AJI", "mean AP", "Dice"],
+            [
+                [
+                    cell(one.name),
+                    *(str(number) for number in (one.num_images, one.num_true, one.num_predicted)),
+                    *(str(count) for count in (one.tp, one.fp, one.fn)),
+                    *(str(one.pooled[metric]) for metric in (AP, "f1", "panoptic_quality", "aji", MEAN_AP, "dice")),
+                ]
+                for one in shown
+            ],
+        )

@@ -25,10 +25,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csgraph
 
+from segkit.evaluation.assignment import heaviest_matching
 from segkit.evaluation.estimates import ratio
 
 THRESHOLDS: Final = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -68,6 +66,27 @@ class Overlaps(NamedTuple):
         return shares
 
 
+class Runs(NamedTuple):
+    """Pixels of two label images, counted: of one pair of ids each, so many of them.
+
+    What `match_objects` makes of an image depends on nothing else, so runs of an image's blocks can be put together.
+
+    Attributes
+    ----------
+    true_ids, predicted_ids
+        What the pixels show, integers (R,), 0 is background.
+    ignored
+        Whether they are not labelled, bool (R,).
+    lengths
+        How many pixels, int64 (R,).
+    """
+
+    true_ids: NDArray[np.integer]
+    predicted_ids: NDArray[np.integer]
+    ignored: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
 def match_objects(
     truth: NDArray[np.integer], predicted: NDArray[np.integer], *, ignored: NDArray[np.bool_] | None = None
 ) -> Overlaps:
@@ -86,18 +105,29 @@ def match_objects(
     ValueError
         The shapes differ.
     """
+    return overlaps_of_runs(runs_of(truth, predicted, ignored))
+
+
+def runs_of(
+    truth: NDArray[np.integer], predicted: NDArray[np.integer], ignored: NDArray[np.bool_] | None = None
+) -> Runs:
+    """Count neighbours in a row that are of the same pair of objects, as most are; parameters as `match_objects`."""
     if truth.shape != predicted.shape or (ignored is not None and ignored.shape != truth.shape):
         raise ValueError(f"shapes differ: truth {truth.shape}, prediction {predicted.shape}")
-    # Neighbours in a row mostly are of the same pair of objects: what is counted are runs of such pixels.
     true_ids, predicted_ids = truth.ravel(), predicted.ravel()
     unlabelled = np.zeros(truth.size, np.bool_) if ignored is None else ignored.ravel()
     starts = np.ones(truth.size, np.bool_)
     starts[1:] = true_ids[1:] != true_ids[:-1]
     starts[1:] |= predicted_ids[1:] != predicted_ids[:-1]
-    starts[1:] |= unlabelled[1:] != unlabelled[:-1]
+    if ignored is not None:
+        starts[1:] |= unlabelled[1:] != unlabelled[:-1]
     first = np.flatnonzero(starts)
-    lengths = np.diff(first, append=truth.size)
-    true_ids, predicted_ids, unlabelled = true_ids[first], predicted_ids[first], unlabelled[first]
+    return Runs(true_ids[first], predicted_ids[first], unlabelled[first], np.diff(first, append=truth.size))
+
+
+def overlaps_of_runs(runs: Runs) -> Overlaps:
+    """Return the overlaps of objects in an image that the runs are all pixels of, in any order."""
+    true_ids, predicted_ids, unlabelled, lengths = runs
     if unlabelled.any():
         true_ids = np.where(unlabelled, 0, true_ids)
         _, found = _places(predicted_ids)
@@ -121,18 +151,39 @@ def match_objects(
     )
 
 
-def _places(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Return the different ids but 0, ascending, and which of them each one is, -1 for 0."""
-    values, inverse = np.unique(ids, return_inverse=True)
-    place = np.where(values == 0, -1, np.cumsum(values != 0) - 1)
-    return values[values != 0], place[inverse]
+def of_class(
+    overlaps: Overlaps, true_classes: NDArray[np.integer], predicted_classes: NDArray[np.integer], index: int
+) -> Overlaps:
+    """Keep the objects of one class, as if there were no others: for metrics per class (Graham et al. 2019).
 
+    Parameters
+    ----------
+    true_classes, predicted_classes
+        The class of each object, integers (N,) and (M,), in the order of `true_ids` and `predicted_ids`.
+    index
+        The class to keep, in truth and prediction.
 
-def _sums(indices: NDArray[np.int64], amounts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Add the amounts up by index; negative indices are left out."""
-    known = indices >= 0
-    # float64 is exact far beyond the number of pixels of any image.
-    return np.bincount(indices[known], weights=amounts[known]).astype(np.int64)
+    Raises
+    ------
+    ValueError
+        There is not one class for each object.
+    """
+    if true_classes.shape != overlaps.true_ids.shape or predicted_classes.shape != overlaps.predicted_ids.shape:
+        raise ValueError(
+            f"{len(true_classes)} and {len(predicted_classes)} classes for {len(overlaps.true_ids)} true and "
+            f"{len(overlaps.predicted_ids)} predicted objects"
+        )
+    kept_true, kept_predicted = true_classes == index, predicted_classes == index
+    pairs = kept_true[overlaps.true] & kept_predicted[overlaps.predicted]
+    return Overlaps(
+        true_ids=overlaps.true_ids[kept_true],
+        predicted_ids=overlaps.predicted_ids[kept_predicted],
+        true_areas=overlaps.true_areas[kept_true],
+        predicted_areas=overlaps.predicted_areas[kept_predicted],
+        true=(np.cumsum(kept_true) - 1)[overlaps.true[pairs]],
+        predicted=(np.cumsum(kept_predicted) - 1)[overlaps.predicted[pairs]],
+        intersections=overlaps.intersections[pairs],
+    )
 
 
 def matched_pairs(overlaps: Overlaps, threshold: float) -> NDArray[np.int64]:
@@ -141,22 +192,10 @@ def matched_pairs(overlaps: Overlaps, threshold: float) -> NDArray[np.int64]:
     `threshold` in 0..1 (0: whatever shares a pixel).
     """
     ious = overlaps.ious
-    candidates = np.flatnonzero(ious >= threshold)
-    true, predicted = overlaps.true[candidates], overlaps.predicted[candidates]
-    rivals = (np.bincount(true)[true] > 1) | (np.bincount(predicted)[predicted] > 1)
-    contested = candidates[rivals]
-    if not len(contested):
-        return candidates
-    # Objects that are linked by candidates are settled together, apart from all others.
-    num_true, num_predicted = len(overlaps.true_areas), len(overlaps.predicted_areas)
-    ends = (overlaps.true[contested], num_true + overlaps.predicted[contested])
-    size = num_true + num_predicted
-    graph = sparse.coo_array((np.ones(len(contested)), ends), (size, size))
-    component = csgraph.connected_components(graph, directed=False)[1][ends[0]]
-    order = np.argsort(component, kind="stable")
-    groups = np.split(contested[order], np.flatnonzero(np.diff(component[order])) + 1)
-    settled = [_assignment(overlaps, ious, group) for group in groups]
-    return np.sort(np.concatenate([candidates[~rivals], *settled]))
+    # No sum of IoUs outweighs one pair more: each adds less than 1 / (number of pairs that are possible).
+    most = min(len(overlaps.true_areas), len(overlaps.predicted_areas))
+    gains = np.where(ious >= threshold, 1 + ious / (1 + most), 0)
+    return heaviest_matching(overlaps.true, overlaps.predicted, gains)
 
 
 def count_objects(overlaps: Overlaps, thresholds: Sequence[float] = THRESHOLDS) -> NDArray[np.float64]:
@@ -179,7 +218,7 @@ def average_precision(counts: Counts) -> NDArray[np.float64]:
 
 
 def f1(counts: Counts) -> NDArray[np.float64]:
-    """2 TP / (2 TP + FP + FN), also known as recognition quality: (..., 4) -> (...), in 0..1 or NaN."""
+    """2 TP / (2 TP + FP + FN), also known as recognition quality (RQ): (..., 4) -> (...), in 0..1 or NaN."""
     tp, fp, fn, _ = _parts(counts)
     return ratio(2 * tp, 2 * tp + fp + fn)
 
@@ -197,13 +236,13 @@ def recall(counts: Counts) -> NDArray[np.float64]:
 
 
 def matched_iou(counts: Counts) -> NDArray[np.float64]:
-    """Mean IoU of the matched pairs, also known as segmentation quality: (..., 4) -> (...), in 0..1 or NaN."""
+    """Mean IoU of the matched pairs, also known as segmentation quality (SQ): (..., 4) -> (...), in 0..1 or NaN."""
     tp, _, _, iou_sum = _parts(counts)
     return ratio(iou_sum, tp)
 
 
 def panoptic_quality(counts: Counts) -> NDArray[np.float64]:
-    """F1 times mean matched IoU (Kirillov et al. 2019): (..., 4) -> (...), in 0..1 or NaN."""
+    """PQ = RQ x SQ, F1 times mean matched IoU (Kirillov et al. 2019): (..., 4) -> (...), in 0..1 or NaN."""
     tp, fp, fn, iou_sum = _parts(counts)
     return ratio(2 * iou_sum, 2 * tp + fp + fn)
 
@@ -230,12 +269,11 @@ DEFINITIONS: Final = MappingProxyType(
         "fn": "true objects without a match",
         "average_precision": "TP / (TP + FP + FN) at one IoU threshold, as in StarDist and the Data Science Bowl 2018; "
         "not COCO's area under a curve",
-        "f1": "2 TP / (2 TP + FP + FN), also: recognition quality",
+        "f1": "2 TP / (2 TP + FP + FN), also: recognition quality (RQ), detection quality (DQ)",
         "precision": "TP / (TP + FP)",
         "recall": "TP / (TP + FN)",
-        "matched_iou": "mean IoU of the matched pairs, also: segmentation quality",
-        "panoptic_quality": "f1 times matched_iou",
-        "dice": "2 |both| / (|true| + |predicted|), pixels in any object",
+        "matched_iou": "mean IoU of the matched pairs, also: segmentation quality (SQ)",
+        "panoptic_quality": "PQ = RQ x SQ, f1 times matched_iou (Kirillov et al. 2019, there with IoU > 0.5, here >=)",
         "undefined": "a ratio with a denominator of 0 is undefined (null, empty cell) and left out of means",
     }
 )
@@ -246,13 +284,15 @@ def _parts(counts: Counts) -> list[NDArray[np.float64]]:
     return list(np.moveaxis(np.asarray(counts, np.float64), -1, 0))
 
 
-def _assignment(overlaps: Overlaps, ious: NDArray[np.float64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of the candidate `pairs` that make the largest matching with the greatest sum of IoUs."""
-    rows, row = np.unique(overlaps.true[pairs], return_inverse=True)
-    columns, column = np.unique(overlaps.predicted[pairs], return_inverse=True)
-    # No sum of IoUs outweighs one pair more: each adds less than 1 / (number of pairs that are possible).
-    gains = np.zeros((len(rows), len(columns)))
-    gains[row, column] = 1 + ious[pairs] / (1 + min(gains.shape))
-    chosen = np.zeros(gains.shape, np.bool_)
-    chosen[linear_sum_assignment(gains, maximize=True)] = True
-    return pairs[chosen[row, column]]
+def _places(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Return the different ids but 0, ascending, and which of them each one is, -1 for 0."""
+    values, inverse = np.unique(ids, return_inverse=True)
+    place = np.where(values == 0, -1, np.cumsum(values != 0) - 1)
+    return values[values != 0], place[inverse]
+
+
+def _sums(indices: NDArray[np.int64], amounts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add the amounts up by index; negative indices are left out."""
+    known = indices >= 0
+    # float64 is exact far beyond the number of pixels of any image.
+    return np.bincount(indices[known], weights=amounts[known]).astype(np.int64)

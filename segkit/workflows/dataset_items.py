@@ -12,6 +12,8 @@ from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
 
 MAX_NAMED = 5
+MOST_VALUES = 20
+"""A column of splits.csv with more different values makes no groups to report on."""
 MPP_TOLERANCE = 1.25
 """Images are taken as they are if their pixel size differs from the model's by no more than this factor."""
 
@@ -88,3 +90,13 @@ def groups_of(items: Sequence[Item]) -> list[str] | None:
     """Return the group of each image; None unless all have one."""
     groups = [item.group for item in items if item.group is not None]
     return groups if len(groups) == len(items) else None
+
+
+def attributes_of(items: Sequence[Item]) -> dict[str, list[str]]:
+    """Return what splits.csv says of all images in columns of its own, a value for each image, by the column.
+
+    Left out are columns that make no groups: the same for all images, another for each, or too many to be read.
+    """
+    names = dict.fromkeys(name for item in items for name, _ in item.attributes)
+    values = {name: [dict(item.attributes).get(name, "") for item in items] for name in names}
+    return {name: column for name, column in values.items() if 1 < len(set(column)) < min(len(column), MOST_VALUES + 1)}

@@ -1,5 +1,6 @@
-"""The Rand score against scikit-image and against counting pairs of pixels one by one."""
+"""Membrane scores against scikit-image, counting pairs of pixels one by one, and what the challenge's code gives."""
 
+from collections import deque
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,8 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
 from segkit.evaluation import membranes
-from segkit.evaluation.membranes import RandScore, rand_score
+from segkit.evaluation.membranes import flooded, rand_score, thinned_scores
+from segkit.evaluation.partitions import RandScore
 
 cell_masks = st.tuples(st.integers(2, 8), st.integers(2, 8)).flatmap(
     lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape))
@@ -117,3 +119,120 @@ def test_masks_of_another_kind_are_refused():
         rand_score(mask.astype(np.uint8), mask)
     with pytest.raises(ValueError, match="differ in shape"):
         rand_score(mask[:2], mask)
+
+
+def flooded_by_queue(cells):
+    """Flooding as the challenge's code does it, one pixel after the other."""
+    height, width = cells.shape
+    labels = np.where(cells, label(cells, connectivity=1), -1)
+
+    def beside(y, x):
+        return [
+            (v, u) for v, u in ((y, x - 1), (y - 1, x), (y, x + 1), (y + 1, x)) if 0 <= v < height and 0 <= u < width
+        ]
+
+    by_columns = [(y, x) for x in range(width) for y in range(height) if not cells[y, x]]
+    queue = deque(at for at in by_columns if any(labels[other] > 0 for other in beside(*at)))
+    waiting = set(queue)
+    while queue:
+        at = queue.popleft()
+        wet = {int(labels[other]) for other in beside(*at)} - {-1, 0}
+        labels[at] = wet.pop() if len(wet) == 1 else 0
+        for other in beside(*at):
+            if labels[other] == -1 and other not in waiting:
+                waiting.add(other)
+                queue.append(other)
+    return np.ones_like(labels) if (labels == -1).all() else labels
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_cells_flood_membranes_as_with_the_challenges_queue(cells):
+    np.testing.assert_array_equal(flooded(cells), flooded_by_queue(cells))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_cells_far_apart_flood_membranes_as_with_the_challenges_queue(share):
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).random((90, 120)), 2)
+    cells = noise > np.quantile(noise, 1 - share)
+    found = flooded(cells)
+    np.testing.assert_array_equal(found, flooded_by_queue(cells))
+    assert len(np.unique(found)) > 10
+
+
+def waves(width, bend, membrane):
+    y, x = np.mgrid[:60, :80]
+    return np.abs(np.sin(x / width + bend * np.sin(y / 9)) * np.sin(y / width)) > membrane
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "rand_precision", "rand_recall", "rand", "info"),
+    [
+        ((5, 0.5, 0.1), (5, 0.7, 0.25), 0.9979475858515178, 0.9330555730448422, 0.9644112204535037, 0.9659737742793459),
+        ((4, 0.3, 0.15), (5, 0.3, 0.4), 0.4008325606171206, 0.5312161731100081, 0.4569047329906040, 0.7112514940501814),
+        ((6, 0.9, 0.2), (6, 1.4, 0.05), 0.1279065364946605, 1.0, 0.2268034315895925, 0.3803739952725723),
+    ],
+)
+def test_scores_are_those_of_the_challenges_code(truth, prediction, rand_precision, rand_recall, rand, info):
+    # What Fiji's Trainable_Segmentation (commit 41c7083) gives for these masks.
+    scores = thinned_scores(waves(*prediction), waves(*truth))
+    assert scores.v_rand.precision == pytest.approx(rand_precision, abs=1e-12)
+    assert scores.v_rand.recall == pytest.approx(rand_recall, abs=1e-12)
+    assert scores.v_rand.score == pytest.approx(rand, abs=1e-12)
+    assert scores.v_info.score == pytest.approx(info, abs=1e-12)
+
+
+def test_how_thick_the_predicted_membrane_is_matters_only_without_thinning():
+    truth = np.ones((40, 40), bool)
+    truth[20] = truth[:, 20] = False
+    thick = np.ones((40, 40), bool)
+    thick[17:24] = thick[:, 17:24] = False
+    assert rand_score(thick, truth).score < 0.95
+    scores = thinned_scores(thick, truth)
+    assert (scores.v_rand.score, scores.v_info.score) == (1, pytest.approx(1))
+    assert (flooded(thick) == 0).sum() == 79
+
+
+def test_a_membrane_that_ends_inside_a_cell_vanishes():
+    cells = np.ones((9, 9), bool)
+    cells[4, :6] = False
+    assert (flooded(cells) == 1).all()
+
+
+def test_a_map_without_cells_is_one_cell():
+    truth = waves(5, 0.5, 0.1)
+    nothing, everything = np.zeros_like(truth), np.ones_like(truth)
+    assert thinned_scores(nothing, truth) == thinned_scores(everything, truth)
+    assert thinned_scores(nothing, truth).v_rand.recall == 1
+
+
+def test_a_truth_without_cells_has_no_scores():
+    scores = thinned_scores(np.ones((4, 4), bool), np.zeros((4, 4), bool))
+    assert (scores.v_rand.score, scores.v_info.score) == (None, None)
+
+
+def test_thinned_scores_pool_by_adding():
+    one, other = (thinned_scores(waves(5, 0.5, width), waves(5, 0.7, 0.1)) for width in (0.1, 0.3))
+    assert (one + other).v_rand == one.v_rand + other.v_rand
+    assert (one + other).v_info == one.v_info + other.v_info
+
+
+def test_a_sweep_after_thinning_is_the_scores_at_each_threshold_and_chooses_by_either():
+    truth = waves(5, 0.5, 0.1)
+    probability = ndimage.gaussian_filter(truth.astype(float), 2)
+    thresholds = (0.2, 0.7, 0.9)
+    sweep = membranes.thinned_sweep(probability, truth, thresholds)
+    assert list(sweep) == [thinned_scores(probability > threshold, truth) for threshold in thresholds]
+    for name in ("v_rand", "v_info"):
+        values = [getattr(scores, name).score for scores in sweep]
+        chosen, mean = membranes.best_threshold([[getattr(scores, name) for scores in sweep]], thresholds)
+        assert (chosen, mean) == (thresholds[int(np.argmax(values))], max(values))
+
+
+def test_masks_of_another_kind_are_refused_for_thinning():
+    mask = np.zeros((3, 3), bool)
+    with pytest.raises(ValueError, match="must be bool"):
+        thinned_scores(mask, mask.astype(np.uint8))
+    with pytest.raises(ValueError, match="must be bool"):
+        flooded(mask.astype(np.uint8))
+    with pytest.raises(ValueError, match="differ in shape"):
+        thinned_scores(mask[:2], mask)

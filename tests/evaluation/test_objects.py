@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segkit.evaluation import objects
-from segkit.evaluation.objects import count_objects, match_objects, matched_pairs
+from segkit.evaluation.objects import Overlaps, count_objects, match_objects, matched_pairs, of_class
 
 
 @st.composite
@@ -76,6 +76,9 @@ def test_a_matching_with_more_pairs_is_better_than_one_with_greater_overlap() ->
     # 9 overlaps 2 most and 1 a little; 7 overlaps 1 only: both are matched.
     assert len(matched_pairs(match_objects(truth, predicted), 0.1)) == 2
     assert len(matched_pairs(match_objects(truth, predicted), 0.6)) == 1
+    # 8 alone with 1 (9/11) is more than 1 with 9 and 2 with 8 together (1/11 + 1/10), and one pair less.
+    overlaps = match_objects(np.array([[1] * 10 + [2, 0]]), np.array([[8] * 9 + [9, 8, 9]]))
+    np.testing.assert_allclose(count_objects(overlaps, [0.05, 0.2]), [[2, 0, 0, 1 / 11 + 1 / 10], [1, 1, 1, 9 / 11]])
 
 
 def test_two_halves_of_an_object_are_one_match_at_a_half() -> None:
@@ -113,3 +116,30 @@ def test_pixels_that_are_not_labelled_do_not_count() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         match_objects(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+@settings(max_examples=30, deadline=None)
+@given(label_pairs(), st.data())
+def test_a_class_is_measured_as_if_there_were_no_other(
+    pair: tuple[NDArray[np.int64], NDArray[np.int64]], data: st.DataObject
+) -> None:
+    overlaps = match_objects(*pair)
+    classes = [
+        np.array(data.draw(st.lists(st.integers(1, 2), min_size=len(ids), max_size=len(ids))), np.int64)
+        for ids in (overlaps.true_ids, overlaps.predicted_ids)
+    ]
+    for index in (1, 2, 3):
+        kept = [
+            np.where(np.isin(labels, ids[of == index]), labels, 0)
+            for labels, ids, of in zip(pair, (overlaps.true_ids, overlaps.predicted_ids), classes, strict=True)
+        ]
+        for name, mine, theirs in zip(
+            Overlaps._fields, of_class(overlaps, *classes, index), match_objects(*kept), strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
+def test_a_class_is_needed_for_each_object() -> None:
+    overlaps = match_objects(np.array([[1, 2]]), np.array([[1, 0]]))
+    with pytest.raises(ValueError, match="2 and 2 classes for 2 true and 1 predicted"):
+        of_class(overlaps, np.array([1, 1]), np.array([1, 1]), 1)

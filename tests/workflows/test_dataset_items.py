@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segkit.config import DataConfig
+from segkit.data.layout import load_dataset
+from segkit.workflows.dataset_items import attributes_of
+
+HEADER = "image,split,group,scanner,site,note,file"
+
+
+def folder_with(root: Path, rows: list[str]) -> Path:
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        for row in rows:
+            Image.fromarray(np.eye(4, dtype=np.uint8)).save(root / kind / f"{row.split(',')[0]}.png")
+    (root / "splits.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+def test_further_columns_of_the_split_table_are_groups_to_report_on(tmp_path: Path) -> None:
+    rows = ["a,train,,old, x ,same,1", "b,train,,new,,same,2", "c,val,,new,x,same,3"]
+    items = load_dataset(DataConfig(dir=folder_with(tmp_path, rows), annotation="masks")).items
+
+    # A value is missing here and there: no reason to leave the column out.
+    assert attributes_of(items) == {"scanner": ["old", "new", "new"], "site": ["x", "", "x"]}
+
+
+def test_a_column_with_too_many_values_makes_no_groups(tmp_path: Path) -> None:
+    rows = [f"i{number},train,,{number // 2},,,{number // 4}" for number in range(44)]
+    items = load_dataset(DataConfig(dir=folder_with(tmp_path, rows), annotation="masks")).items
+
+    assert list(attributes_of(items)) == ["file"]
