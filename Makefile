@@ -18,7 +18,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv with segkit, as it is in this folder, and its tools
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "segkit needs Python 3.11 or newer with venv: make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "Installing segkit into $(VENV); the first time this takes a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,7 @@ demo: setup  ## check, train, predict, find mitoses and evaluate on sample_data/
 	@echo "  $(DEMO)/evaluation/figures/                 each test image, right and wrong"
 	@echo "  $(DEMO)/detections/tissue/overview.png      the slide's mitoses"
 	@echo "  $(DEMO)/detections/tissue/windows.png       the same, close up"
+	@echo "Or the slide itself:  $(BIN)/segkit view sample_data/slide/tissue.tif $(DEMO)/predictions"
 
 $(DEMO)/run/run.json:
 	$(MAKE) demo

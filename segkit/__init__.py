@@ -18,6 +18,7 @@ _PUBLIC = {
     "sliding_window": "segkit.workflows.sliding_window",
     "evaluate": "segkit.workflows.evaluate",
     "check": "segkit.workflows.inspect",
+    "export": "segkit.workflows.export",
     "load_model": "segkit.models.model_file",
     "open_slide": "segkit.slides",
     "TrainConfig": "segkit.config",

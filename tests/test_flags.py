@@ -45,6 +45,8 @@ FLAGS = {
     },
     "sliding-window": COMMON | CONFIGURED | SLIDES | {"--stride", "--method", "--verify", "--threshold"},
     "evaluate": COMMON | CONFIGURED | {"--data", "--model", "--split", "--pred", "--truth", "--out", "--device"},
+    "view": COMMON | {"SLIDE", "OUT", "--port", "--no-browser", "--install-viewer"},
+    "export": COMMON | {"MODEL|RUN", "--format", "--out", "--dense", "--stride", "--input", "--output"},
     "check": COMMON | CONFIGURED | {"DIR"},
     "info": COMMON | {"FILE"},
     "preview": COMMON | CONFIGURED | {"--data", "--out", "--seed"},

@@ -16,10 +16,12 @@ COMMANDS = {
     "predict": "Segment images and slides of any size.",
     "sliding-window": "Find points with a patch CNN, run densely and exactly.",
     "evaluate": "Measure a model, or given predictions.",
+    "view": "Look at a slide, and at what was found on it, in the browser.",
     "check": "Report everything wrong with a folder.",
     "info": "Describe an image, slide or model.",
     "preview": "Draw augmented training patches.",
     "find-lr": "Propose a learning rate.",
+    "export": "Write a model for other programs: ONNX or torch.export.",
     "make-sample": "Write a synthetic data folder.",
 }
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}

@@ -1,0 +1,1 @@
+"""A slide viewer: what a browser asks for, made on demand and served on this machine only; no torch."""

@@ -1,0 +1,5 @@
+package qupath.lib.images.servers
+
+class ImageServerMetadata {
+    String name
+}

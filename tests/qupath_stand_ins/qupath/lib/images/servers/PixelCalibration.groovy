@@ -1,0 +1,9 @@
+package qupath.lib.images.servers
+
+class PixelCalibration {
+    Double mpp
+
+    boolean hasPixelSizeMicrons() { mpp != null }
+
+    double getAveragedPixelSizeMicrons() { mpp }
+}

@@ -1,0 +1,5 @@
+package qupath.lib.io
+
+class GsonTools {
+    static Gson getInstance() { new Gson() }
+}

@@ -1,0 +1,5 @@
+package qupath.lib.objects
+
+class ROI {
+    Map geometry
+}

@@ -1,0 +1,6 @@
+package qupath.lib.projects
+
+class ProjectImageEntry {
+    String imageName
+    String originalImageName
+}
