@@ -1,21 +1,24 @@
 """Detections at every threshold: the precision-recall curve, average precision, FROC, and the best threshold.
 
-At each threshold the detections at or above it are matched anew, as many pairs as possible (`points.matches`). That
-needs no matching from scratch: with one more detection the maximum stays or grows by 1, and it grows just if an
-augmenting path starts at the new detection (Berge 1957, PNAS 43:842-844, doi:10.1073/pnas.43.9.842; Hopcroft and Karp
-1973, SIAM J. Comput. 2:225-231, doi:10.1137/0202019). A detection that has once been matched stays matched. So a
-curve is a yes or no for each detection, by descending score.
+At each threshold the detections at or above it are matched anew, as many pairs as possible. That needs no matching
+from scratch: a detection that has once been matched stays matched when those with lower scores come
+(`point_matching.match_one_by_one`). So a curve is a yes or no for each detection, by descending score. It is so, too,
+under the rule `greedy`, where no detection takes anything from those with higher scores. Under the other rules it is
+not; `point_rules.curve_rule` says which rule their curves are under.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from segkit.evaluation import points
+from segkit.evaluation import point_rules, points
+from segkit.evaluation.confidence import pooled_over_images
+from segkit.evaluation.estimates import ratio
+from segkit.evaluation.point_matching import candidate_pairs, match_one_by_one, require_scores
 
 FROC_RATES = (1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """False positives per image at which CAMELYON16 reads the sensitivity."""
@@ -38,6 +41,7 @@ def score_hits(
     scores: NDArray[np.float64],
     truth_yx: NDArray[np.float64],
     radius_px: float,
+    rule: str = point_rules.OPTIMAL,
 ) -> ScoredHits:
     """Match the detections of one image at all thresholds at once.
 
@@ -46,22 +50,25 @@ def score_hits(
     detections_yx, scores
         Positions, float64 (N, 2), and scores, float64 (N,), in any order.
     truth_yx, radius_px
-        As of `points.matches`.
+        As of `point_rules.judge`.
+    rule
+        `optimal` or `greedy`.
 
     Raises
     ------
-    ValueError
-        As `points.matches`; or scores are not finite or not as many as positions.
+    ValueError, UsageError
+        As `point_rules.judge`; or curves under this rule are not defined.
     """
-    if scores.shape != detections_yx.shape[:1] or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be (N,) and finite, got {scores.shape} for positions {detections_yx.shape}")
+    if point_rules.curve_rule(rule) != rule:
+        raise ValueError(f"there are no curves under the rule {rule!r}; see point_rules.curve_rule")
+    require_scores(scores, len(detections_yx))
     order = np.argsort(-scores, kind="stable")
-    pairs = points.candidate_pairs(detections_yx[order], truth_yx, radius_px)
-    truths = pairs.truths.tolist()
-    ends = np.searchsorted(pairs.detections, np.arange(len(order) + 1)).tolist()
-    matching = _GrowingMatching(len(truth_yx))
-    hits = [matching.add(truths[start:end]) for start, end in itertools.pairwise(ends)]
-    return ScoredHits(scores[order], np.array(hits, np.bool_), len(truth_yx))
+    if rule == point_rules.GREEDY:
+        hits_by_score = point_rules.greedy(detections_yx[order], scores[order], truth_yx, radius_px).right
+        return ScoredHits(scores[order], hits_by_score, len(truth_yx))
+    pairs = candidate_pairs(detections_yx[order], truth_yx, radius_px)
+    matched = match_one_by_one(pairs.detections, pairs.truths, len(order), len(truth_yx))
+    return ScoredHits(scores[order], matched >= 0, len(truth_yx))
 
 
 class Froc(NamedTuple):
@@ -188,40 +195,57 @@ def point_curve(images: Sequence[ScoredHits]) -> PointCurve:
     )
 
 
-class _GrowingMatching:
-    """A maximum matching of labelled points with detections that come one at a time."""
+class ResampledCurve(NamedTuple):
+    """The curve of a set of images (row 0) and of its bootstrap samples (the B other rows), at the same K thresholds.
 
-    def __init__(self, num_truths: int) -> None:
-        self._candidates: list[list[int]] = []  # the points that each detection may be matched with
-        self._match_of: list[int] = []  # of each detection; -1 for none
-        self._owner_of: list[int] = [-1] * num_truths
-        self._closed = [False] * num_truths
+    `true_positives` and `false_positives` are float64 (1 + B, K), `num_truth` float64 (1 + B,).
+    """
 
-    def add(self, candidates: list[int]) -> bool:
-        """Add a detection that may be matched with these points; return whether the matching has grown."""
-        new = len(self._candidates)
-        self._candidates.append(candidates)
-        self._match_of.append(-1)
-        reached_from: dict[int, int] = {}
-        queue = [new]
-        for detection in queue:  # grows as it is walked: breadth first, so the path is a shortest one
-            for truth in self._candidates[detection]:
-                if truth in reached_from or self._closed[truth]:
-                    continue
-                reached_from[truth] = detection
-                if self._owner_of[truth] < 0:
-                    self._augment(truth, reached_from)
-                    return True
-                queue.append(self._owner_of[truth])
-        # No free point can be reached from these, now or later: their owners lead nowhere else, whoever comes.
-        for truth in reached_from:
-            self._closed[truth] = True
-        return False
+    true_positives: NDArray[np.float64]
+    false_positives: NDArray[np.float64]
+    num_truth: NDArray[np.float64]
 
-    def _augment(self, free: int, reached_from: dict[int, int]) -> None:
-        """Walk back from a free point to the new detection, giving each detection the point reached from it."""
-        truth = free
-        while truth >= 0:
-            detection = reached_from[truth]
-            self._owner_of[truth] = detection
-            self._match_of[detection], truth = truth, self._match_of[detection]
+    def average_precisions(self) -> NDArray[np.float64]:
+        """Return the average precision of each row, float64 (1 + B,); NaN without truth."""
+        # Before a sample's first detection precision is undefined, and recall does not rise.
+        precisions = np.nan_to_num(points.precision(self.true_positives, self.false_positives))
+        areas: NDArray[np.float64] = np.sum(np.diff(self.true_positives, axis=1, prepend=0) * precisions, axis=1)
+        return ratio(areas, self.num_truth)
+
+    def froc_means(self, sizes: NDArray[np.float64], rates: Sequence[float] = FROC_RATES) -> NDArray[np.float64]:
+        """Return the mean sensitivity of each row at `rates`, as `PointCurve.froc`; NaN without truth.
+
+        `sizes` is what was searched in each row: images, or mm2, float64 (1 + B,) > 0.
+        """
+        found = np.zeros(len(sizes))
+        before = np.concatenate([np.zeros((len(sizes), 1)), self.true_positives], axis=1)
+        for rate in rates:
+            num_allowed = (self.false_positives <= rate * sizes[:, np.newaxis]).sum(axis=1)
+            found += before[np.arange(len(sizes)), num_allowed]
+        return ratio(found / len(rates), self.num_truth)
+
+
+def resampled_curve(
+    images: Sequence[ScoredHits], thresholds: NDArray[np.float64], weights: NDArray[np.float64]
+) -> ResampledCurve:
+    """Return the curves of a set of images and of its bootstrap samples.
+
+    A sample's counts at a threshold are its images' counts there, added up.
+
+    Parameters
+    ----------
+    images
+        The N images.
+    thresholds
+        Descending, float64 (K,); the last one is not above the lowest score of any detection that is to count.
+    weights
+        How often each image is in each row, float64 (1 + B, N).
+    """
+    image_of = np.repeat(np.arange(len(images)), [len(image.scores) for image in images])
+    scores = np.concatenate([image.scores for image in images])
+    hits = np.concatenate([image.hits for image in images]).astype(np.float64)
+    # The highest threshold that a detection reaches, and what it adds from there on.
+    ends = (image_of, np.searchsorted(-thresholds, -scores))
+    shape = (len(images), len(thresholds))
+    tp, fp = (np.cumsum(weights @ sparse.csr_array((new, ends), shape), axis=1) for new in (hits, 1 - hits))
+    return ResampledCurve(tp, fp, pooled_over_images(np.array([image.num_truth for image in images]), weights))

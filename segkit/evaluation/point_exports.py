@@ -6,17 +6,32 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import points
+from segkit.evaluation import point_rules, points
 from segkit.evaluation.estimates import Estimate, format_value, number
 from segkit.evaluation.markdown import cell, table
 from segkit.evaluation.point_curves import Froc
-from segkit.evaluation.point_tables import METRICS, PointReport, PointRow, PointSummary
-from segkit.evaluation.points import PointCounts
+from segkit.evaluation.point_tables import COUNT_ERRORS, METRICS, PointReport, PointRow, PointSummary
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
-CSV_COLUMNS = ("image", "group", "class", "tp", "fp", "fn", "hard_negative_hits", "precision", "recall", "f1")
-"""Columns of metrics.csv."""
+CSV_COLUMNS = (
+    "image",
+    "group",
+    "class",
+    "num_true",
+    "num_predicted",
+    "tp",
+    "fp",
+    "fn",
+    "hard_negative_hits",
+    "precision",
+    "recall",
+    "f1",
+    "count_error",
+    "area_mm2",
+    *points.DENSITIES,
+)
+"""Columns of metrics.csv: all that is needed to pool counts, densities and errors anew."""
 
 CURVE_COLUMNS = ("class", "threshold", "tp", "fp", "fn", "precision", "recall", "f1")
 """Columns of curves.csv."""
@@ -46,7 +61,7 @@ def write_point_report(report: PointReport, folder: Path) -> None:
 
 def as_csv_rows(report: PointReport) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv: one for each image and foreground class; no sums, no `any class`."""
-    return [{"image": row.image, "group": row.group, "class": row.name, **_counts(row.counts)} for row in report.rows]
+    return [{"image": row.image, "group": row.group, "class": row.name, **_row(row)} for row in report.rows]
 
 
 def as_curve_rows(report: PointReport) -> list[dict[str, Any]]:
@@ -75,18 +90,20 @@ def as_json(report: PointReport) -> dict[str, Any]:
     return {
         "segkit": version_of("segkit"),
         "num_images": len(report.images),
+        "rule": report.rule,
+        "rule_of_curves": report.curve_rule,
         "radius_px": report.radius_px,
         "radius_um": None if report.radius_um is None else number(report.radius_um),
         "mpp": report.mpp,
-        "area_mm2": None if report.area_mm2 is None else number(report.area_mm2),
+        "area_mm2": _area(report.area_mm2),
         "num_hard_negatives": report.num_hard_negatives,
         "headline": {"metric": "f1", "of": "foreground", "how": "pooled", **asdict(report.headline)},
         "foreground": _estimates(report.foreground),
         "classes": [_summary(summary) for summary in report.per_class],
         "any_class": None if report.any_class is None else _summary(report.any_class),
-        "groups": [{"group": row.group, "class": row.name, **_counts(row.counts)} for row in report.groups],
+        "groups": [{"group": row.group, "class": row.name, **_row(row)} for row in report.groups],
         "intervals": report.intervals_as_json(),
-        "definitions": {**points.DEFINITIONS, **_AGGREGATES},
+        "definitions": _definitions(report),
     }
 
 
@@ -95,10 +112,14 @@ def as_markdown(report: PointReport) -> str:
     parts = [
         "# Point metrics",
         _headline(report),
+        _rules_in_words(report),
         report.intervals_in_words(),
         "## Pooled over images",
         _pooled_table(report),
         _hard_negatives_in_words(report),
+        "## Numbers and densities",
+        _density_table(report),
+        _density_in_words(report),
         "## Sensitivity at numbers of false positives",
         _froc_table(report),
         *_group_parts(report),
@@ -114,7 +135,7 @@ def as_markdown(report: PointReport) -> str:
             [_best_cells(summary) for summary in report.per_class],
         ),
         "## Definitions",
-        "\n".join(f"- {name}: {text}" for name, text in {**points.DEFINITIONS, **_AGGREGATES}.items()),
+        "\n".join(f"- {name}: {text}" for name, text in _definitions(report).items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -123,13 +144,32 @@ def _all_summaries(report: PointReport) -> list[PointSummary]:
     return [*report.per_class, *([] if report.any_class is None else [report.any_class])]
 
 
-def _counts(counts: PointCounts) -> dict[str, Any]:
+def _definitions(report: PointReport) -> dict[str, str]:
+    rules = {f"rule_{name}": point_rules.DEFINITIONS[name] for name in (report.rule, report.curve_rule)}
+    return {**points.DEFINITIONS, **rules, **_AGGREGATES}
+
+
+def _row(row: PointRow) -> dict[str, Any]:
+    counts = row.counts
     return {
-        **asdict(counts),
+        "num_true": counts.num_true,
+        "num_predicted": counts.num_predicted,
+        "tp": counts.tp,
+        "fp": counts.fp,
+        "fn": counts.fn,
+        "hard_negative_hits": counts.hard_negative_hits,
         "precision": counts.precision,
         "recall": counts.recall,
         "f1": counts.f1,
+        "count_error": counts.count_error,
+        "area_mm2": _area(row.area_mm2),
+        **row.densities,
     }
+
+
+def _area(area_mm2: float | None) -> float | None:
+    # A patch of 100 pixels is less than a thousandth of 1 mm2: more digits than for metrics.
+    return None if area_mm2 is None else round(area_mm2, 9)
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -141,21 +181,30 @@ def _summary(summary: PointSummary) -> dict[str, Any]:
         "name": summary.name,
         "num_images": summary.num_images,
         "threshold": summary.threshold,
-        **asdict(summary.counts),
+        "num_true": summary.counts.num_true,
+        "num_predicted": summary.counts.num_predicted,
+        "tp": summary.counts.tp,
+        "fp": summary.counts.fp,
+        "fn": summary.counts.fn,
+        "hard_negative_hits": summary.counts.hard_negative_hits,
         "pooled": _estimates(summary.pooled),
-        "froc_per_image": _froc(summary.froc_per_image),
-        "froc_per_mm2": _froc(summary.froc_per_mm2),
+        "count_errors": _estimates(summary.count_errors),
+        "densities": None if summary.densities is None else _estimates(summary.densities),
+        "froc_per_image": _froc(summary.froc_per_image, summary.froc_mean_per_image),
+        "froc_per_mm2": _froc(summary.froc_per_mm2, summary.froc_mean_per_mm2),
         _BEST: None if summary.best is None else {"threshold": summary.best[0], "f1": number(summary.best[1])},
     }
 
 
-def _froc(froc: Froc | None) -> dict[str, Any] | None:
-    if froc is None:
+def _froc(froc: Froc | None, mean: Estimate | None) -> dict[str, Any] | None:
+    if froc is None or mean is None:
         return None
     return {
         "false_positives": list(froc.rates),
         "sensitivities": [number(value) for value in froc.sensitivities],
-        "mean": number(froc.mean),
+        "mean": mean.value,
+        "mean_low": mean.low,
+        "mean_high": mean.high,
     }
 
 
@@ -168,6 +217,13 @@ def _headline(report: PointReport) -> str:
         f"pooled over {len(report.images)} {'image' if len(report.images) == 1 else 'images'}, "
         + ("mean of the foreground classes." if several else f"class {cell(report.classes[1])}.")
     )
+
+
+def _rules_in_words(report: PointReport) -> str:
+    text = f"Matched by the rule `{report.rule}`: {point_rules.DEFINITIONS[report.rule]}."
+    if report.curve_rule == report.rule:
+        return text
+    return f"{text} Average precision, FROC and best thresholds are by the rule `{report.curve_rule}`."
 
 
 def _pooled_table(report: PointReport) -> str:
@@ -197,18 +253,43 @@ def _hard_negatives_in_words(report: PointReport) -> str:
     return f"{hits} of {false} false positives lie on one of {report.num_hard_negatives} labelled hard negatives."
 
 
+def _density_table(report: PointReport) -> str:
+    rows = [
+        [
+            cell(summary.name),
+            str(summary.counts.num_true),
+            str(summary.counts.num_predicted),
+            *(str(summary.count_errors[name]) for name in COUNT_ERRORS),
+            *(str(summary.densities[name]) for name in points.DENSITIES if summary.densities),
+        ]
+        for summary in _all_summaries(report)
+    ]
+    per_area = ["labelled per mm2", "found per mm2", "labelled per 10 HPF", "found per 10 HPF"]
+    header = ["class", "labelled", "found", "mean count error per image", "mean absolute count error"]
+    return table([*header, *([] if report.area_mm2 is None else per_area)], rows)
+
+
+def _density_in_words(report: PointReport) -> str:
+    if report.area_mm2 is None:
+        return "The pixel size is not known, and so there are no numbers per area."
+    return f"{report.area_mm2:.4g} mm2 were searched. 10 HPF are {points.TEN_HPF_MM2} mm2."
+
+
 def _froc_table(report: PointReport) -> str:
     frocs = [
-        (summary, unit, froc)
+        (summary, unit, froc, mean)
         for summary in _all_summaries(report)
-        for unit, froc in (("image", summary.froc_per_image), ("mm2", summary.froc_per_mm2))
+        for unit, froc, mean in (
+            ("image", summary.froc_per_image, summary.froc_mean_per_image),
+            ("mm2", summary.froc_per_mm2, summary.froc_mean_per_mm2),
+        )
         if froc is not None
     ]
     if not frocs:
         return "Undefined: there is no labelled point."
     rows = [
-        [cell(summary.name), unit, *map(format_value, froc.sensitivities), format_value(froc.mean)]
-        for summary, unit, froc in frocs
+        [cell(summary.name), unit, *map(format_value, froc.sensitivities), str(mean)]
+        for summary, unit, froc, mean in frocs
     ]
     return table(["class", "per", *(f"{rate:g}" for rate in frocs[0][2].rates), "mean"], rows)
 

@@ -11,8 +11,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial.distance import cdist
 
-from segkit.evaluation.point_curves import FROC_RATES, PointCurve, point_curve, score_hits
-from segkit.evaluation.points import PointCounts, count_points, matches
+from segkit.evaluation.point_curves import FROC_RATES, PointCurve, point_curve, resampled_curve, score_hits
+from segkit.evaluation.point_matching import matches
+from segkit.evaluation.points import DENSITIES, PointCounts, count_points, densities, outcomes
+from segkit.points import Detections, Points
 
 NONE_YX = np.empty((0, 2))
 
@@ -161,6 +163,48 @@ def test_a_second_detection_of_a_point_is_a_false_positive():
     assert count_points(np.vstack([POINT_YX, POINT_YX + 1]), POINT_YX, 5) == PointCounts(tp=1, fp=1, fn=0)
 
 
+def test_under_kdtree25_detections_may_be_neither_true_nor_false_positives():
+    forgiven = count_points(np.vstack([POINT_YX, POINT_YX + 1, POINT_YX + 2]), POINT_YX, 25, rule="kdtree25")
+    assert forgiven == PointCounts(tp=1, fp=0, fn=0, surplus=2)
+    assert (forgiven.num_true, forgiven.num_predicted, forgiven.count_error) == (1, 3, 2)
+    shared = count_points(POINT_YX, np.vstack([POINT_YX, POINT_YX + 1, POINT_YX + 90]), 25, rule="kdtree25")
+    assert shared == PointCounts(tp=2, fp=0, fn=1, surplus=-1)
+    assert (shared.num_true, shared.num_predicted, shared.count_error) == (3, 1, -2)
+    assert (forgiven + shared).num_predicted == 4
+    assert count_points(np.vstack([POINT_YX, POINT_YX + 1]), POINT_YX, 25).num_predicted == 2
+
+
+def test_counts_by_score_need_scores():
+    with pytest.raises(ValueError, match="greedy goes by the scores"):
+        count_points(POINT_YX, POINT_YX, 5, rule="greedy")
+    assert count_points(POINT_YX, POINT_YX, 5, rule="greedy", scores=np.ones(1)).tp == 1
+
+
+def test_outcomes_are_those_of_the_rule():
+    truth = Points(np.array([[0.0, 5.0], [0.0, 13.5], [0.0, 90.0]]), np.array([1, 1, 0]))
+    positions = np.array([[0.0, 9.0], [0.0, 0.0], [0.0, 5.0]])
+    found = Detections(positions, np.array([1, 1, 1]), np.array([0.9, 0.8, 0.1]))
+    by_rule = {rule: outcomes(found, truth, [0.5], 5, rule) for rule in ("optimal", "greedy")}
+    np.testing.assert_array_equal(by_rule["optimal"].right, positions[:2])
+    assert len(by_rule["optimal"].wrong) == len(by_rule["optimal"].missed) == 0
+    np.testing.assert_array_equal(by_rule["greedy"].right, positions[:1])
+    np.testing.assert_array_equal(by_rule["greedy"].wrong, positions[1:2])
+    np.testing.assert_array_equal(by_rule["greedy"].missed, truth.positions[1:2])
+
+
+def test_densities_by_hand():
+    per_area = densities(np.array([10, 0]), np.array([5, 3]), np.array([2.0, 4.0]))
+    assert tuple(per_area) == DENSITIES
+    np.testing.assert_allclose(per_area["true_per_mm2"], [5, 0])
+    np.testing.assert_allclose(per_area["predicted_per_mm2"], [2.5, 0.75])
+    np.testing.assert_allclose(per_area["true_per_10_hpf"], [11.85, 0])
+    np.testing.assert_allclose(per_area["predicted_per_10_hpf"], [5.925, 1.7775])
+    # Ten fields of view 0.55 mm across.
+    assert densities(np.array(1), np.array(1), np.array(10 * np.pi * 0.275**2))["true_per_10_hpf"] == pytest.approx(
+        1, rel=0.003
+    )
+
+
 def test_false_positives_on_hard_negatives_are_counted_apart():
     truth_yx = np.array([[0.0, 0.0], [0.0, 100.0]])
     hard_negatives_yx = np.array([[0.0, 4.0], [0.0, 50.0]])
@@ -194,6 +238,37 @@ def test_the_curve_is_the_maximum_matching_at_every_threshold(detections, truth_
         assert curve.true_positives[index] == maximum_from_scratch(kept, truth_yx, radius)
         assert curve.true_positives[index] == count_points(kept, truth_yx, radius).tp
     assert curve.num_truth == len(truth_yx)
+
+
+@given(scored_points(20), point_sets(12), radii)
+def test_the_curve_under_greedy_is_greedy_at_every_threshold(detections, truth_yx, radius):
+    positions, scores = detections
+    curve = point_curve([score_hits(positions, scores, truth_yx, radius, "greedy")])
+    for index, threshold in enumerate(curve.thresholds):
+        kept = scores >= threshold
+        counts = count_points(positions[kept], truth_yx, radius, scores=scores[kept], rule="greedy")
+        assert (curve.true_positives[index], curve.false_positives[index]) == (counts.tp, counts.fp)
+
+
+@pytest.mark.parametrize("rule", ["midog", "hungarian", "kdtree25"])
+def test_no_curves_are_drawn_under_rules_that_take_matches_back(rule):
+    with pytest.raises(ValueError, match="no curves under"):
+        score_hits(NONE_YX, np.empty(0), NONE_YX, 1, rule)
+
+
+@given(st.lists(st.tuples(scored_points(8), point_sets(6)), min_size=1, max_size=4), radii, st.integers(0, 1000))
+def test_resampled_curves_are_the_curves_of_the_images_drawn(images, radius, seed):
+    hits = [score_hits(*detections, truth_yx, radius) for detections, truth_yx in images]
+    weights = np.random.default_rng(seed).integers(0, 3, (3, len(images))).astype(float)
+    weights[0] = 1
+    sizes = np.maximum(weights.sum(axis=1), 1)
+    resampled = resampled_curve(hits, point_curve(hits).thresholds, weights)
+    averages, means = resampled.average_precisions(), resampled.froc_means(sizes)
+    for row, times in enumerate(weights.astype(int)):
+        curve = point_curve([hits[image] for image in np.repeat(np.arange(len(images)), times)])
+        froc = curve.froc(sizes[row])
+        expected = (np.nan, np.nan) if froc is None else (curve.average_precision, froc.mean)
+        np.testing.assert_allclose((averages[row], means[row]), expected, atol=1e-12)
 
 
 @given(st.lists(st.tuples(scored_points(8), point_sets(6)), max_size=4), radii)

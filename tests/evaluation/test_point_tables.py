@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from segkit.evaluation import confidence, point_exports, point_tables
+from segkit.errors import UsageError
+from segkit.evaluation import confidence, point_exports, point_matching, point_rules, point_tables
 from segkit.evaluation.point_curves import point_curve, score_hits
 from segkit.evaluation.point_tables import PointReport, measure_points
-from segkit.evaluation.points import DEFINITIONS, PointCounts, count_points
+from segkit.evaluation.points import DEFINITIONS, DENSITIES, PointCounts, count_points
 from segkit.points import Detections, Points
 
 CLASSES = ("background", "mitosis", "apoptosis")
@@ -209,9 +210,94 @@ def test_froc_is_per_image_and_per_mm2_where_the_pixels_have_a_size(report):
     assert report.area_mm2 == pytest.approx(9 * 0.025**2)
     assert summary.froc_per_image == summary.curve.froc(9)
     assert summary.froc_per_mm2 == summary.curve.froc(report.area_mm2)
+    assert summary.froc_mean_per_image.value == pytest.approx(summary.froc_per_image.mean, abs=1e-6)
+    assert summary.froc_mean_per_mm2.value == pytest.approx(summary.froc_per_mm2.mean, abs=1e-6)
     without = measure(mpp=None)
     assert (without.area_mm2, without.radius_um, without.per_class[0].froc_per_mm2) == (None, None, None)
     assert without.per_class[0].froc_per_image == summary.froc_per_image
+    assert (without.per_class[0].froc_mean_per_mm2, without.per_class[0].densities) == (None, None)
+    assert set(without.rows[0].densities.values()) == {None}
+    assert "no numbers per area" in point_exports.as_markdown(without)
+
+
+def test_the_mean_of_froc_has_the_interval_of_images_drawn_and_measured_anew():
+    areas = [1_000_000 * (index + 1) for index in range(9)]
+    report = measure(areas_px=areas)
+    detections, truths = images_like(9)
+    hits = [
+        score_hits(found.positions[found.classes == 1], found.scores[found.classes == 1], truth.of_class(1), RADIUS)
+        for found, truth in zip(detections, truths, strict=True)
+    ]
+    samples = []
+    for times in confidence.resample(9).astype(int):
+        drawn = np.repeat(np.arange(9), times)
+        curve = point_curve([hits[image] for image in drawn])
+        area = sum(areas[image] * 0.00025**2 for image in drawn)
+        samples.append((curve.froc(9).mean, curve.froc(area).mean))
+    summary = report.per_class[0]
+    for mean, low, high in zip(
+        (summary.froc_mean_per_image, summary.froc_mean_per_mm2), *confidence.interval(np.array(samples)), strict=True
+    ):
+        assert mean.low == pytest.approx(low, abs=2e-6)
+        assert mean.high == pytest.approx(high, abs=2e-6)
+        assert mean.low < mean.value < mean.high
+
+
+def test_curves_are_by_the_rule_if_it_is_greedy():
+    # The detection with the higher score takes the point that the other one needs.
+    found = Detections(np.array([[0.0, 9.0], [0.0, 0.0]]), np.array([1, 1]), np.array([0.9, 0.8]))
+    truth = Points(np.array([[0.0, 5.0], [0.0, 13.5]]), np.array([1, 1]))
+    arguments = {"detections": [found], "truths": [truth], "classes": CLASSES[:2], "thresholds": [0.5], "radius_px": 5}
+    curves = {
+        rule: measure(1, rule=rule, **arguments).per_class[0].curve for rule in ("greedy", "optimal", "hungarian")
+    }
+    assert curves["greedy"].true_positives.tolist() == [1, 1]
+    assert curves["optimal"].true_positives.tolist() == curves["hungarian"].true_positives.tolist() == [1, 2]
+
+
+def test_densities_and_count_errors_are_of_what_was_searched():
+    areas = [10_000 * (index + 1) for index in range(9)]
+    report = measure(areas_px=areas, groups=["a", "a", "b", "b", "b", "c", "c", "d", "e"])
+    for row in report.rows:
+        area = areas[NAMES.index(row.image)] * 0.00025**2
+        assert row.area_mm2 == pytest.approx(area)
+        assert row.densities["true_per_mm2"] == pytest.approx((row.counts.tp + row.counts.fn) / area)
+        assert row.densities["predicted_per_10_hpf"] == pytest.approx((row.counts.tp + row.counts.fp) * 2.37 / area)
+    of_b = next(row for row in report.groups if (row.group, row.name) == ("b", "mitosis"))
+    assert of_b.area_mm2 == pytest.approx(sum(areas[2:5]) * 0.00025**2)
+    assert of_b.densities["true_per_mm2"] == pytest.approx(of_b.counts.num_true / of_b.area_mm2)
+    for label, summary in enumerate(report.per_class, start=1):
+        rows = [row for row in report.rows if row.name == CLASSES[label]]
+        errors = [row.counts.fp - row.counts.fn for row in rows]
+        assert summary.count_errors["mean_count_error"].value == pytest.approx(np.mean(errors), abs=1e-6)
+        assert summary.count_errors["mean_absolute_count_error"].value == pytest.approx(
+            np.mean(np.abs(errors)), abs=1e-6
+        )
+        num_true = sum(row.counts.num_true for row in rows)
+        assert summary.densities["true_per_mm2"].value == pytest.approx(num_true / report.area_mm2)
+        for estimate in summary.densities.values():
+            assert estimate.low < estimate.value < estimate.high
+
+
+@pytest.mark.parametrize("rule", point_rules.RULES)
+def test_counts_are_by_the_rule_and_it_is_written_down(rule, report, tmp_path):
+    radius = 25 if rule == "kdtree25" else RADIUS
+    by_rule = measure(rule=rule, radius_px=radius)
+    detections, truths = images_like(9)
+    for index, row in enumerate(by_rule.rows):
+        found, truth = detections[index // 2], truths[index // 2]
+        kept = (found.classes == index % 2 + 1) & (found.scores >= THRESHOLDS[index % 2])
+        arguments = found.positions[kept], found.scores[kept], truth.of_class(index % 2 + 1), radius
+        verdict = point_rules.RULES[rule](*arguments)
+        assert (row.counts.tp, row.counts.fp, row.counts.fn) == (verdict.tp, verdict.fp, verdict.fn)
+        assert row.counts.num_predicted == kept.sum()
+    if rule in {"midog", "hungarian"}:
+        assert by_rule.per_class[0].pooled["average_precision"] == report.per_class[0].pooled["average_precision"]
+    point_exports.write_point_report(by_rule, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert (content["rule"], content["rule_of_curves"]) == (rule, "greedy" if rule == "greedy" else "optimal")
+    assert content["definitions"][f"rule_{rule}"] == point_rules.DEFINITIONS[rule]
+    assert f"by the rule `{rule}`" in (tmp_path / "summary.md").read_text()
 
 
 def test_the_best_threshold_is_at_least_as_good_and_marked(report):
@@ -253,6 +339,24 @@ def test_csv_has_one_row_for_each_image_and_class(report, tmp_path):
         assert row["f1"] == ("" if expected.counts.f1 is None else str(expected.counts.f1))
 
 
+@pytest.mark.parametrize("rule", ["optimal", "kdtree25"])
+def test_pooled_numbers_can_be_made_anew_from_the_csv(rule, tmp_path):
+    report = measure(areas_px=range(10_000, 19_000, 1000), rule=rule, radius_px=25)
+    point_exports.write_point_report(report, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for summary in report.per_class:
+        columns = [[float(row[name]) for row in rows if row["class"] == summary.name] for name in ("tp", "fp", "fn")]
+        tp, fp, fn = map(sum, columns)
+        assert summary.pooled["f1"].value == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+        for kind in ("true", "predicted"):
+            chosen = [row for row in rows if row["class"] == summary.name]
+            density = sum(int(row[f"num_{kind}"]) for row in chosen) / sum(float(row["area_mm2"]) for row in chosen)
+            assert summary.densities[f"{kind}_per_mm2"].value == pytest.approx(density)
+        errors = [int(row["count_error"]) for row in rows if row["class"] == summary.name]
+        assert summary.count_errors["mean_count_error"].value == pytest.approx(np.mean(errors), abs=1e-6)
+
+
 def test_curves_are_written_with_at_most_1000_rows_of_each_class(tmp_path):
     rng = np.random.default_rng(0)
     found, truth = image_like(rng, num_truth=3000, num_strays=5000)
@@ -275,14 +379,18 @@ def test_curves_are_written_with_at_most_1000_rows_of_each_class(tmp_path):
             assert float(row["f1"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
 
 
-def test_json_says_what_was_measured_and_how(report):
+def test_json_says_what_was_measured_and_how():
+    report = measure(groups=["a", "b", "b", "b", "b", "c", "c", "d", "e"])
     content = json.loads(json.dumps(point_exports.as_json(report), allow_nan=False))
     assert content["segkit"] == importlib.metadata.version("segkit")
     assert (content["num_images"], content["radius_px"], content["radius_um"]) == (9, 6, 1.5)
-    assert content["intervals"]["over"] == "image"
+    assert content["intervals"]["over"] == "group"
     assert [summary["name"] for summary in content["classes"]] == list(CLASSES[1:])
     assert content["headline"]["value"] == content["foreground"]["f1"]["value"] == report.headline.value
-    assert set(DEFINITIONS) | {"pooled", "foreground", "best_on_this_set"} == set(content["definitions"])
+    aggregates = {"pooled", "foreground", "best_on_this_set"}
+    assert set(DEFINITIONS) | aggregates | {"rule_optimal"} == set(content["definitions"])
+    assert {*DENSITIES, "predicted_per_mm2"} == set(content["classes"][0]["densities"])
+    assert set(content["groups"][0]) >= {"precision", "recall", "f1", "tp", "fp", "fn", "area_mm2"}
     assert content["any_class"]["threshold"] is None
     first = content["classes"][0]
     assert first["tp"] + first["fn"] == report.per_class[0].curve.num_truth
@@ -298,7 +406,7 @@ def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells(
     assert "matched within 6 px = 1.5 um" in text
     assert "\\*c\\*" in text
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
 
@@ -332,3 +440,29 @@ def test_of_images_with_the_same_f1_the_one_with_more_errors_is_named_first():
 def test_arguments_that_do_not_fit_together_are_refused(changes):
     with pytest.raises(ValueError, match=r"names|areas|thresholds|classes"):
         measure(**changes)
+
+
+def test_numbers_that_are_none_are_refused_where_they_are():
+    detections, truths = images_like(9)
+    scores = detections[4].scores.copy()
+    scores[2] = np.nan
+    with pytest.raises(ValueError, match=r"image_4: score 2 is nan; all must be finite"):
+        measure(detections=[*detections[:4], detections[4]._replace(scores=scores), *detections[5:]])
+    positions = np.full_like(detections[3].positions, np.inf)
+    with pytest.raises(ValueError, match=r"image_3: position 0 is \[inf inf\]"):
+        measure(detections=[*detections[:3], detections[3]._replace(positions=positions), *detections[4:]])
+    with pytest.raises(ValueError, match=r"image_8: true position 0 is \[ 1. nan\]"):
+        measure(truths=[*truths[:8], Points(np.array([[1, np.nan]]), np.array([1]))])
+
+
+def test_kdtree25_goes_with_its_own_radius_only_and_rules_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="kdtree25 goes with a radius of 25 px, got 6 px"):
+        measure(rule="kdtree25")
+    with pytest.raises(ValueError, match="'best'; there are optimal"):
+        measure(rule="best")
+
+
+def test_an_image_with_too_many_pairs_is_named(monkeypatch):
+    monkeypatch.setattr(point_matching, "_MAX_PAIRS", 3)
+    with pytest.raises(UsageError, match=r"image_1: \d+ detections and \d+ labelled points of one image make"):
+        measure()
