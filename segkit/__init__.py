@@ -17,6 +17,7 @@ _PUBLIC = {
     "predict": "segkit.workflows.predict",
     "sliding_window": "segkit.workflows.sliding_window",
     "evaluate": "segkit.workflows.evaluate",
+    "compare": "segkit.workflows.compare",
     "check": "segkit.workflows.inspect",
     "export": "segkit.workflows.export",
     "load_model": "segkit.models.model_file",

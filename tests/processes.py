@@ -20,7 +20,7 @@ import pytest
 SECONDS = 60.0
 PRELOADED = [
     *("segkit.cli.app", "segkit.data.warp", "torch.utils.data", "rich.console", "rich.table"),
-    *(f"segkit.workflows.{name}" for name in ("train", "predict", "sliding_window", "evaluate", "inspect")),
+    *(f"segkit.workflows.{name}" for name in ("train", "predict", "sliding_window", "evaluate", "compare", "inspect")),
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -47,6 +47,7 @@ FLAGS = {
     "evaluate": COMMON | CONFIGURED | {"--data", "--model", "--split", "--pred", "--truth", "--out", "--device"},
     "view": COMMON | {"SLIDE", "OUT", "--port", "--no-browser", "--install-viewer"},
     "export": COMMON | {"MODEL|RUN", "--format", "--out", "--dense", "--stride", "--input", "--output"},
+    "compare": COMMON | CONFIGURED | {"EVAL|RUN...", "--data", "--split", "--out", "--device"},
     "check": COMMON | CONFIGURED | {"DIR"},
     "info": COMMON | {"FILE"},
     "preview": COMMON | CONFIGURED | {"--data", "--out", "--seed"},

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "Segment images and slides of any size.",
     "sliding-window": "Find points with a patch CNN, run densely and exactly.",
     "evaluate": "Measure a model, or given predictions.",
+    "compare": "Compare evaluations or runs on the same images.",
     "view": "Look at a slide, and at what was found on it, in the browser.",
     "check": "Report everything wrong with a folder.",
     "info": "Describe an image, slide or model.",

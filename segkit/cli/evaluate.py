@@ -36,7 +36,7 @@ def run(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="DIR", help="Folder of the true masks, or data folder with labels or points."),
+        typer.Option("--truth", metavar="DIR", help="Data folder, or folder of true masks, labels, GeoJSON or points."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("evaluation"),
     device: Annotated[str | None, config_option(EvaluateConfig, "compute.device", metavar="DEVICE")] = None,
@@ -122,6 +122,7 @@ def _show_objects(report: "ObjectReport") -> None:
             f"AP at IoU {report.thresholds[0]:g}: {report.headline} pooled over images, "
             f"{report.mean.at['average_precision'][0]} as mean over images",
             f"Dice {report.pooled.dice}",
+            f"AJI {report.pooled.aji}, AJI+ {report.pooled.aji_plus}",
             f"Objects: {report.num_true} labelled, {report.num_predicted} found",
             f"Images: {len(report.images)}; {_intervals_in_words(report)}",
         ]
@@ -131,7 +132,7 @@ def _show_objects(report: "ObjectReport") -> None:
 def _show_points(report: "PointReport") -> None:
     radius = f"{report.radius_px:.3g} px" + ("" if report.radius_um is None else f" ({report.radius_um:.3g} um)")
     print_table(
-        f"Pooled over all points, within {radius}, with 95 % intervals",
+        f"Pooled over all points, within {radius} by the rule {report.rule}, with 95 % intervals",
         ["class", *POINT_METRICS.values()],
         [[row.name, *(_format(row.pooled[metric]) for metric in POINT_METRICS)] for row in report.per_class],
     )

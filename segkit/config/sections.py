@@ -103,8 +103,14 @@ class EvaluateConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the resampling.")
     dihedral: bool = Field(False, description=DIHEDRAL_HELP)
     inexact: bool = Field(False, description=INEXACT_HELP)
+    measure: Literal["auto", "pixels", "objects", "points"] = Field(
+        "auto", description="Given predictions: what is measured; auto: what the two folders hold."
+    )
     match_radius: Length | Auto = Field(
         AUTO, description="Points: a detection within this distance of a point is right; auto: the model's."
+    )
+    match_rule: Literal["optimal", "midog", "greedy", "hungarian", "kdtree25"] = Field(
+        "optimal", description="Points: how detections and points are paired; published numbers use the others, too."
     )
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
 

@@ -1,8 +1,7 @@
 """From predictions and truth to metrics; the predictions are made here, or are there already."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,11 @@ from PIL import Image
 from segkit import files
 from segkit.config import AUTO, DataConfig, EvaluateConfig
 from segkit.data.layout import Dataset, load_dataset, read_image, read_mask
-from segkit.data.listing import name_of
-from segkit.data.rasters import distinct_values, read_values
-from segkit.errors import InputError
+from segkit.errors import InputError, UsageError
 from segkit.evaluation.exports import write_report
+from segkit.evaluation.latex import write_table
 from segkit.evaluation.object_tables import ObjectReport
-from segkit.evaluation.pixels import confusion, require_same_shape
+from segkit.evaluation.pixels import confusion
 from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
 from segkit.inference.image_segmentation import segment_image
@@ -26,10 +24,10 @@ from segkit.report.figures import draw_overlay
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.evaluate_given import measure_given
+from segkit.workflows.evaluate_masks import FoundMasks
 from segkit.workflows.evaluate_objects import (
     FoundObjects,
-    given_objects,
-    labelled_folder,
     measure_found,
     predicted_objects,
     predictor_of,
@@ -38,20 +36,13 @@ from segkit.workflows.evaluate_points import (
     CURVE_TABLE,
     CURVES,
     Found,
-    given_points,
-    has_detections,
     measure,
     predicted_points,
 )
 from segkit.workflows.test_looks import TEST_SPLITS, record_look
 
-MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_FIGURES = 200
 FIGURES, PREDICTIONS = "figures", "predictions"
-BINARY = 255
-
-MASKS = ("mask.tif", "mask.ome.tif")
-"""What `segkit predict` calls its class maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +73,9 @@ def evaluate(
         A data folder and a model (None: the newest run): its images are predicted, then measured: by pixels, by
         objects or by points, as the model's task is. That the test set is looked at is written down beside the model.
     prediction, truth
-        Folders of masks of class ids, paired by name; a prediction may also be what `predict` leaves, NAME/mask.tif.
-        Or what `sliding-window` leaves, NAME/detections.csv, and a data folder with points; or ids of objects,
-        NAME.png, or what `predict` leaves, NAME/objects.geojson, and a data folder with labels.
+        Folders of files, paired by name: masks of class ids, ids of objects, polygons (GeoJSON), detections; a
+        prediction may also be what `predict` and `sliding-window` leave, the truth a data folder. See
+        `segkit.workflows.evaluate_given`, which chooses what is measured. Slides of any size are read in blocks.
     out
         Folder of the results: metrics.json, metrics.csv, summary.md, figures/, and predictions/ where masks were made;
         for points also curves.csv and curves.png.
@@ -93,14 +84,17 @@ def evaluate(
     ------
     InputError
         The data, model or masks do not fit together.
+    UsageError
+        `out` holds what another command left.
     """
     files.prepare_folder(out)
+    require_own_folder(out, "evaluate")
     loaded = None if data is None else _load(model, on_note)  # first: without a model, former results stay
     with files.folder_lock(out):
         files.remove_leftovers(out)
         _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
         report: PixelReport | PointReport | ObjectReport
-        measured: _Measured | Found | FoundObjects
+        measured: FoundMasks | Found | FoundObjects
         if data is not None and loaded is not None:
             if loaded.spec.task == "points":
                 measured = predicted_points(config, data, loaded, out / FIGURES, on_progress, on_note)
@@ -113,7 +107,9 @@ def evaluate(
             if config.split in TEST_SPLITS:
                 record_look(loaded, split=config.split, out=out, on_note=on_note)
         elif prediction is not None and truth is not None:
-            measured = _given(config, prediction, truth, out / FIGURES, on_progress, on_note)
+            measured = measure_given(
+                config, prediction, truth, out / FIGURES, on_progress, on_note, measure=config.measure
+            )
         else:
             raise ValueError("give data, or prediction and truth")
         if isinstance(measured, Found):
@@ -131,6 +127,7 @@ def evaluate(
                 seed=config.seed,
             )
             write_report(report, out)
+        write_table(report, out)
         record = {
             "command": "evaluate",
             **{name: str(path.resolve()) for name, path in {"prediction": prediction, "truth": truth}.items() if path},
@@ -143,6 +140,16 @@ def evaluate(
         }
         files.write_json(out / runs.RECORD, record)
     return EvaluateResult(report=report, folder=out, figures=measured.figures)
+
+
+def require_own_folder(out: Path, command: str) -> None:
+    """Raise UsageError where another command left its record in `out`, such as a training, which would be replaced."""
+    record = runs.read_record(out)
+    if record is not None and record.get("command") != command:
+        raise UsageError(
+            f"{out}: holds what `segkit {record.get('command')}` left ({runs.RECORD}), which would be replaced. Choose "
+            "another --out."
+        )
 
 
 def _remove_former(out: Path, *folders: str) -> None:
@@ -161,16 +168,6 @@ def _remove_former(out: Path, *folders: str) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-@dataclass
-class _Measured:
-    classes: Sequence[str]
-    names: list[str]
-    groups: list[str] | None
-    confusions: list[NDArray[np.int64]]
-    source: dict[str, str] = field(default_factory=dict)
-    figures: list[Path] = field(default_factory=list)
-
-
 def _load(path: Path | None, on_note: OnNote) -> Model:
     if path is None:
         path = runs.newest_model()
@@ -185,13 +182,13 @@ def _predicted(
     out: Path,
     on_progress: OnProgress,
     on_note: OnNote,
-) -> _Measured:
+) -> FoundMasks:
     dataset, index_of = _as_the_model_sees_it(data, model)
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
     predictor = predictor_of(model, config)
     source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
-    measured = _Measured(model.spec.classes, [], groups_of(items), [], source=source)
+    measured = FoundMasks(tuple(model.spec.classes), groups=groups_of(items), source=source)
     for number, item in enumerate(items, start=1):
         image, truth = read_image(item), index_of[read_mask(item, dataset)]
         mask = segment_image(image, predictor)
@@ -232,86 +229,8 @@ def _as_the_model_sees_it(data: DataConfig, model: Model) -> tuple[Dataset, NDAr
     return dataset, index_of
 
 
-def _given(
-    config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
-) -> _Measured | Found | FoundObjects:
-    """Compare what is there with the truth: detections, objects or masks, whichever the two folders hold."""
-    if has_detections(prediction):
-        return given_points(config, prediction, truth, figures, on_progress, on_note)
-    labelled = labelled_folder(truth)
-    if labelled is not None:
-        runs.require_folder(prediction, "of objects")
-        return given_objects(prediction, labelled, figures, on_progress, on_note)
-    return _found(prediction, truth, on_progress)
-
-
-def _found(prediction: Path, truth: Path, on_progress: OnProgress) -> _Measured:
-    predictions = _masks_in(prediction)
-    truths = _masks_in(truth / "masks" if (truth / "masks").is_dir() else truth)
-    problems = [f"{name}: no prediction in {prediction}" for name in truths.keys() - predictions.keys()]
-    problems += [f"{name}: no truth in {truth}" for name in predictions.keys() - truths.keys()]
-    if problems:
-        raise InputError("predictions and truths do not pair by name:", sorted(problems))
-    names = sorted(truths)
-    predicted_values, true_values = (_values_in(paths, on_progress) for paths in (predictions, truths))
-    if not _is_binary(predicted_values) and BINARY in predicted_values:
-        raise InputError(
-            f"{prediction}: holds the value {BINARY} beside class ids, and a prediction has a class for every pixel."
-        )
-    num_classes = 1 + max(_highest_class(predicted_values), _highest_class(true_values))
-    confusions = []
-    for number, name in enumerate(names, start=1):
-        mask = _read_mask(predictions[name], binary=_is_binary(predicted_values))
-        true = _read_mask(truths[name], binary=_is_binary(true_values))
-        require_same_shape(mask, true, name)
-        confusions.append(confusion(mask, true, num_classes))
-        on_progress("measure", number, len(names), {})
-    foreground = ["foreground"] if num_classes == 2 else [f"class_{number}" for number in range(1, num_classes)]
-    return _Measured(["background", *foreground], names, None, confusions)
-
-
-def _masks_in(folder: Path) -> dict[str, Path]:
-    runs.require_folder(folder, "of masks")
-    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    named = [(name_of(path), path) for path in visible if path.suffix.lower() in MASK_SUFFIXES]
-    named += [(path.name, path / name) for path in visible for name in MASKS if (path / name).is_file()]
-    if not named:
-        raise InputError(f"{folder}: holds no masks (NAME.png, NAME.tif or NAME/{MASKS[0]}).")
-    found = dict(named)
-    twice = [f"{path}: has the same name as {found[name]}." for name, path in named if found[name] != path]
-    if twice:
-        raise InputError(f"{folder}: holds several masks of a name. Keep one of each:", twice)
-    return found
-
-
-def _values_in(paths: Mapping[str, Path], on_progress: OnProgress) -> set[int]:
-    found: set[int] = set()
-    for number, path in enumerate(paths.values(), start=1):
-        values = distinct_values(read_values(path))
-        if values and not 0 <= values[0] <= values[-1] <= 255:
-            raise InputError(f"{path}: class ids are 0 to 255, found {values[0]} to {values[-1]}.")
-        found |= set(values)
-        on_progress("read masks", number, len(paths), {})
-    return found
-
-
-def _is_binary(values: set[int]) -> bool:
-    """Tell whether masks that hold these values are masks of one class, written as 0 and 255."""
-    return values <= {0, BINARY}
-
-
-def _highest_class(values: set[int]) -> int:
-    return 1 if _is_binary(values) else max(1, *(values - {BINARY}))
-
-
-def _read_mask(path: Path, *, binary: bool) -> NDArray[np.uint8]:
-    """Return class ids; in a folder of masks of only 0 and 255, 255 is class 1, else it means `not labelled`."""
-    mask = read_values(path).astype(np.uint8)
-    return (mask == BINARY).astype(np.uint8) if binary else mask
-
-
 def _measure_one(
-    measured: _Measured,
+    measured: FoundMasks,
     name: str,
     image: NDArray[np.uint8],
     truth: NDArray[np.uint8],

@@ -13,25 +13,19 @@ from PIL import Image
 from segkit import files
 from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
 from segkit.data.instance_labels import read_instances
-from segkit.data.instance_targets import compact_ids
 from segkit.data.layout import Dataset, load_dataset, read_image
-from segkit.data.listing import find_annotation, name_of
-from segkit.data.rasters import RASTER_SUFFIXES, read_values
 from segkit.errors import InputError, ModelError
 from segkit.evaluation.object_exports import write_object_report
 from segkit.evaluation.object_tables import ObjectReport, measure_objects
 from segkit.evaluation.objects import Overlaps, average_precision, count_objects
-from segkit.evaluation.pixels import require_same_shape
 from segkit.inference.image_segmentation import predict_layers
 from segkit.inference.instances import label_instances
 from segkit.inference.network import Predictor
-from segkit.inference.object_outputs import OBJECT_POLYGONS
 from segkit.models.model_file import InstanceSpec, Model
 from segkit.report.instances import draw_instances_case
-from segkit.slides.geojson import rasterise, read_geojson
 from segkit.training.instance_validation import IOU, overlaps_of
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.dataset_items import groups_of, items_of, items_with, require_scale
+from segkit.workflows.dataset_items import attributes_of, groups_of, items_of, require_scale
 from segkit.workflows.instance_task import instance_case
 from segkit.workflows.predict import build_predictor
 
@@ -47,6 +41,8 @@ class FoundObjects:
     names: list[str] = field(default_factory=list)
     overlaps: list[Overlaps] = field(default_factory=list)
     groups: list[str] | None = None
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    mpp: float | None = None
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
 
@@ -90,7 +86,9 @@ def predicted_objects(
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
     predictor = predictor_of(model, config)
-    found = FoundObjects(_name_of(model.spec.classes), groups=groups_of(items))
+    found = FoundObjects(
+        _name_of(model.spec.classes), groups=groups_of(items), attributes=attributes_of(items), mpp=dataset.mpp
+    )
     found.source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     for number, item in enumerate(items, start=1):
         image = read_image(item)
@@ -101,57 +99,6 @@ def predicted_objects(
         found.add(item.name, image, labels, truth, figures)
         on_progress("evaluate", number, len(items), {})
     return found
-
-
-def labelled_folder(truth: Path) -> Path | None:
-    """Return the data folder whose labels, ids of objects, are the truth: `truth`, or the folder around its labels/.
-
-    None where `truth` is neither.
-    """
-    around = truth.resolve().parent
-    if truth.resolve().name == "labels" and (around / "images").is_dir():
-        return around
-    return truth if find_annotation(truth) == "labels" else None
-
-
-def given_objects(
-    prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
-) -> FoundObjects:
-    """Compare objects that are there with the labels of the data folder `truth`.
-
-    They are what `evaluate` leaves, NAME.png or NAME.tif of ids, or what `predict` leaves, NAME/objects.geojson.
-
-    Raises
-    ------
-    InputError
-        A folder or file cannot be used, or predictions and images do not pair by name.
-    """
-    dataset = load_dataset(DataConfig(dir=truth, annotation="labels"))
-    paths = {name_of(path): path for path in sorted(prediction.glob("*")) if path.suffix.lower() in RASTER_SUFFIXES}
-    paths |= {path.parent.name: path for path in sorted(prediction.glob(f"*/{OBJECT_POLYGONS}"))}
-    if not paths:
-        raise InputError(f"{prediction}: holds no objects (NAME.png or NAME.tif of ids, or NAME/{OBJECT_POLYGONS}).")
-    items = items_with(paths, prediction, dataset, "objects", on_note)
-    found = FoundObjects(_name_of(dataset.classes), groups=groups_of(items))
-    for number, item in enumerate(items, start=1):
-        image = read_image(item)
-        _, labels = read_instances(item, dataset)
-        objects = _read_objects(paths[item.name], *image.shape[:2])
-        require_same_shape(objects, labels, item.name)
-        found.add(item.name, image, objects, labels, figures)
-        on_progress("measure", number, len(items), {})
-    return found
-
-
-def _read_objects(path: Path, height: int, width: int) -> NDArray[np.int32]:
-    """Return ids 1 .. N, 0 = background, of a file of ids or of polygons on an image of a size."""
-    if path.name == OBJECT_POLYGONS:
-        polygons = [feature for feature in read_geojson(path) if feature.polygons]
-        return rasterise(polygons, height, width, lambda _, index: index + 1)
-    values = read_values(path)
-    if values.min(initial=0) < 0:
-        raise InputError(f"{path}: holds the id {values.min()}, and ids are 0 (background) and up.")
-    return compact_ids(values)
 
 
 def predictor_of(model: Model, config: EvaluateConfig) -> Predictor:
@@ -167,6 +114,8 @@ def measure_found(found: FoundObjects, config: EvaluateConfig, out: Path) -> Obj
         found.overlaps,
         name=found.name,
         groups=found.groups,
+        attributes=found.attributes,
+        mpp=found.mpp,
         num_samples=config.bootstrap,
         seed=config.seed,
     )

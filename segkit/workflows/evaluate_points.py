@@ -12,15 +12,15 @@ from segkit.data.layout import Dataset, load_dataset, read_image
 from segkit.data.points import read_points
 from segkit.errors import InputError, UsageError
 from segkit.evaluation.point_exports import write_point_report
+from segkit.evaluation.point_rules import KDTREE25_RADIUS_PX
 from segkit.evaluation.point_tables import PointReport, measure_points
 from segkit.evaluation.points import outcomes
-from segkit.inference.detection_outputs import DETECTION_TABLE, read_detections
 from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec, Model
 from segkit.points import Detections, Points
 from segkit.report.detections import draw_point_curves, draw_points_case
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.dataset_items import groups_of, items_of, items_with, require_scale
+from segkit.workflows.dataset_items import groups_of, items_of, require_scale
 from segkit.workflows.heat_predict import build_heat_predictor
 from segkit.workflows.sliding_window import build_window_predictor, say_if_naive
 
@@ -36,6 +36,7 @@ class Found:
     radius_px: float
     mpp: float | None
     thresholds: Sequence[float]
+    rule: str = "optimal"
     names: list[str] = field(default_factory=list)
     detections: list[Detections] = field(default_factory=list)
     truths: list[Points] = field(default_factory=list)
@@ -44,26 +45,50 @@ class Found:
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
 
-    def add(self, name: str, image: NDArray[np.uint8], found: Detections, truth: Points, figures: Path) -> None:
-        """Take one image, and draw it."""
+    def add(
+        self,
+        name: str,
+        image: NDArray[np.uint8] | None,
+        found: Detections,
+        truth: Points,
+        figures: Path,
+        *,
+        size: tuple[int, int] | None = None,
+        area_px: int | None = None,
+    ) -> None:
+        """Take one image, and draw it.
+
+        `size` is its height and width, where `image` is a smaller picture of it, or there is none, and no drawing;
+        `area_px` what was searched of it, where that is not all.
+        """
+        height, width = size or (image.shape[:2] if image is not None else (0, 0))
         self.names.append(name)
         self.detections.append(found)
         self.truths.append(truth)
-        self.areas_px.append(image.shape[0] * image.shape[1])
-        if len(self.names) <= MAX_FIGURES:
+        self.areas_px.append(height * width if area_px is None else area_px)
+        if image is not None and len(self.names) <= MAX_FIGURES:
             path = figures / f"{name}.png"
-            self._draw(image, found, truth, path, name)
+            shrunk = np.array(image.shape[:2]) / (height, width)
+            self._draw(image, found, truth, path, name, shrunk)
             self.figures.append(path)
 
-    def _draw(self, image: NDArray[np.uint8], found: Detections, truth: Points, path: Path, name: str) -> None:
-        judged = outcomes(found, truth, self.thresholds, self.radius_px)
+    def _draw(
+        self,
+        image: NDArray[np.uint8],
+        found: Detections,
+        truth: Points,
+        path: Path,
+        name: str,
+        shrunk: NDArray[np.float64],
+    ) -> None:
+        judged = outcomes(found, truth, self.thresholds, self.radius_px, self.rule)
         draw_points_case(
             image,
             path,
-            true_positives=judged.right,
-            false_positives=judged.wrong,
-            false_negatives=judged.missed,
-            hard_negatives=truth.of_class(0),
+            true_positives=judged.right * shrunk,
+            false_positives=judged.wrong * shrunk,
+            false_negatives=judged.missed * shrunk,
+            hard_negatives=truth.of_class(0) * shrunk,
             title=name,
         )
 
@@ -83,8 +108,14 @@ def predicted_points(
     require_scale(dataset, model)
     items = items_of(config.split, dataset, model, on_note)
     mpp = model.spec.mpp if dataset.mpp is None else dataset.mpp
-    radius = _radius(config, detection)
-    found = Found(model.spec.classes, length_px(radius, mpp), mpp, detection.thresholds, groups=groups_of(items))
+    found = Found(
+        model.spec.classes,
+        match_radius_px(config, detection.match_radius, mpp),
+        mpp,
+        detection.thresholds,
+        config.match_rule,
+        groups=groups_of(items),
+    )
     found.source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     for number, item in enumerate(items, start=1):
         image = read_image(item)
@@ -103,54 +134,6 @@ def _predictor_of(config: EvaluateConfig, model: Model, on_note: OnNote) -> tupl
     return predictor, detection
 
 
-def given_points(
-    config: EvaluateConfig, prediction: Path, truth: Path, figures: Path, on_progress: OnProgress, on_note: OnNote
-) -> Found:
-    """Put what `sliding-window` or `predict` left, NAME/detections.csv, beside the points of a data folder.
-
-    Raises
-    ------
-    UsageError
-        There is no match radius.
-    InputError
-        A folder cannot be used, or predictions and images do not pair by name.
-    """
-    dataset = load_dataset(DataConfig(dir=truth, annotation="points"))
-    tables = {path.parent.name: path for path in sorted(prediction.glob(f"*/{DETECTION_TABLE}"))}
-    items = items_with(tables, prediction, dataset, "detections", on_note)
-    if config.match_radius == AUTO:
-        raise UsageError("the radius of a match is not known here: give it, e.g. --set match_radius=7.5um.")
-    found = Found(
-        dataset.classes,
-        length_px(config.match_radius, dataset.mpp),
-        dataset.mpp,
-        [0.0] * (len(dataset.classes) - 1),
-        groups=groups_of(items),
-    )
-    for number, item in enumerate(items, start=1):
-        image = read_image(item)
-        points = read_points(item, dataset, *image.shape[:2])
-        found.add(item.name, image, read_detections(tables[item.name], dataset.classes), points, figures)
-        on_progress("measure", number, len(items), {})
-    return found
-
-
-def has_detections(prediction: Path) -> bool:
-    """Tell whether a folder holds what `sliding-window`, or `predict` with a U-Net for points, leaves.
-
-    Raises
-    ------
-    UsageError
-        It is what was left for one image.
-    """
-    if (prediction / DETECTION_TABLE).is_file():
-        raise UsageError(
-            f"{prediction}: holds the detections of one image. Give the folder that it lies in, "
-            f"{prediction.resolve().parent}."
-        )
-    return any(prediction.glob(f"*/{DETECTION_TABLE}"))
-
-
 def measure(found: Found, config: EvaluateConfig, out: Path) -> PointReport:
     """Make the tables and curves, and write them."""
     report = measure_points(
@@ -163,6 +146,7 @@ def measure(found: Found, config: EvaluateConfig, out: Path) -> PointReport:
         areas_px=found.areas_px,
         thresholds=found.thresholds,
         groups=found.groups,
+        rule=found.rule,
         num_samples=config.bootstrap,
         seed=config.seed,
     )
@@ -185,8 +169,24 @@ def _draw_curves(report: PointReport, path: Path) -> None:
     )
 
 
-def _radius(config: EvaluateConfig, detection: DetectionSpec) -> str:
-    return detection.match_radius if config.match_radius == AUTO else config.match_radius
+def match_radius_px(config: EvaluateConfig, of_model: str | None, mpp: float | None) -> float:
+    """Return how far a detection may be from its point, in pixels at level 0: as set, else as the model has it.
+
+    Raises
+    ------
+    UsageError
+        It is neither set nor known, or does not go with the rule of matching.
+    """
+    if config.match_rule == "kdtree25":
+        if config.match_radius not in (AUTO, f"{KDTREE25_RADIUS_PX:g}px"):
+            raise UsageError(
+                f"match_radius is {config.match_radius}, and match_rule=kdtree25 goes with 25 pixels: leave it out."
+            )
+        return KDTREE25_RADIUS_PX
+    radius = of_model if config.match_radius == AUTO else config.match_radius
+    if radius is None:
+        raise UsageError("the radius of a match is not known here: give it, e.g. --set match_radius=7.5um.")
+    return length_px(radius, mpp)
 
 
 def _as_the_model_sees_it(data: DataConfig, model: Model) -> Dataset:

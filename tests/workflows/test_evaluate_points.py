@@ -27,7 +27,7 @@ from tests.tiny import MPP, make_data, save_png, write_slide
 from tests.workflows import scans
 from tests.workflows.predictions import files_in, record_of
 
-LEAVES = {"metrics.json", "metrics.csv", "curves.csv", "summary.md", "curves.png", "figures", "run.json"}
+LEAVES = {"metrics.json", "metrics.csv", "curves.csv", "summary.md", "table.tex", "curves.png", "figures", "run.json"}
 SPLIT_OF = ("train", "train", "val", "val", "val", "test")
 GROUP_OF = ("a", "a", "b", "b", "c", "d")
 SPLITS = "image,split,group\n" + "".join(
@@ -472,6 +472,19 @@ def test_a_match_radius_is_needed(scanned: Path, data: Path, tmp_path: Path) -> 
     assert caught.value.exit_code == 2
     for given, px in (("4px", 4), ("1um", 2)):
         assert report_of(compare(scanned, data, tmp_path / "out", f"match_radius={given}")).radius_px == px
+
+
+def test_the_rule_of_matching_is_the_one_that_is_asked_for(scanned: Path, data: Path, tmp_path: Path) -> None:
+    given = ["match_radius=12px", "match_rule=midog"]
+    midog = compare(scanned, data, tmp_path / "midog", *given)
+    assert (report_of(midog).rule, report_of(midog).radius_px) == ("midog", 12)
+    assert json.loads((tmp_path / "midog" / "metrics.json").read_text())["rule"] == "midog"
+    assert report_of(compare(scanned, data, tmp_path / "optimal", given[0])).rule == "optimal"
+    # This rule has a radius of its own.
+    kdtree = report_of(compare(scanned, data, tmp_path / "kdtree", "match_rule=kdtree25"))
+    assert (kdtree.rule, kdtree.radius_px) == ("kdtree25", 25)
+    with pytest.raises(UsageError, match="match_radius is 12px, and match_rule=kdtree25 goes with 25 pixels"):
+        compare(scanned, data, tmp_path / "both", given[0], "match_rule=kdtree25")
 
 
 def test_a_radius_in_um_needs_the_scale_of_the_truth(scanned: Path, data: Path, tmp_path: Path) -> None:
