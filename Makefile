@@ -39,7 +39,7 @@ demo: setup  ## check, train, predict, find mitoses and evaluate on sample_data/
 	@echo "  $(DEMO)/run/figures/curves.png              how it went"
 	@echo "  $(DEMO)/run/figures/validation.png          what it learned"
 	@echo "  $(DEMO)/predictions/tissue/overview.png     the slide, segmented"
-	@echo "  $(DEMO)/evaluation/figures/                 each test image, right and wrong"
+	@echo "  $(DEMO)/evaluation/report.html              the test images measured, right and wrong: open it in a browser"
 	@echo "  $(DEMO)/detections/tissue/overview.png      the slide's mitoses"
 	@echo "  $(DEMO)/detections/tissue/windows.png       the same, close up"
 	@echo "Or the slide itself:  $(BIN)/segkit view sample_data/slide/tissue.tif $(DEMO)/predictions"

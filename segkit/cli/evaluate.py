@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from segkit.evaluation.point_tables import PointReport
     from segkit.evaluation.tables import PixelReport
 
-EPILOG = "Leaves metrics.json, metrics.csv (per image), summary.md, figures/, predictions/ and run.json."
+EPILOG = (
+    "Leaves metrics.json, metrics.csv (per image), summary.md, report.html, table.tex, figures/, predictions/ and "
+    "run.json."
+)
 FEW_UNITS = 6
 METRICS = ("dice", "iou", "precision", "recall")
 OBJECT_METRICS = {"average_precision": "AP", "f1": "F1", "precision": "precision", "recall": "recall"}
@@ -80,7 +83,7 @@ def run(
         print_json({"folder": result.folder, "figures": result.figures, **metrics})
         return
     show()
-    print_lines([f"All numbers: {result.folder / 'summary.md'}"])
+    print_lines([f"All numbers and cases: {result.folder / 'report.html'}"])
     print_pictures(result.figures)
 
 

@@ -1,5 +1,6 @@
 """From predictions and truth to metrics; the predictions are made here, or are there already."""
 
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
 from segkit.inference.image_segmentation import segment_image
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
+from segkit.report.page.pictures import Picture, pixel_picture
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
@@ -39,6 +41,8 @@ from segkit.workflows.evaluate_points import (
     measure,
     predicted_points,
 )
+from segkit.workflows.evaluation_page import PAGE, write_page
+from segkit.workflows.given_files import METRICS
 from segkit.workflows.test_looks import TEST_SPLITS, record_look
 
 MAX_FIGURES = 200
@@ -138,6 +142,14 @@ def evaluate(
             "finished": runs.now(),
             "complete": True,
         }
+        write_page(
+            report,
+            out / PAGE,
+            record=record,
+            definitions=json.loads((out / METRICS).read_text(encoding="utf-8"))["definitions"],
+            run=None if loaded is None else loaded.path.parent,
+            pictures=measured.shelf.pictures(),
+        )
         files.write_json(out / runs.RECORD, record)
     return EvaluateResult(report=report, folder=out, figures=measured.figures)
 
@@ -164,7 +176,7 @@ def _remove_former(out: Path, *folders: str) -> None:
     for path in [path for folder in folders for kind in ("*.png", "*.tif") for path in (out / folder).glob(kind)]:
         if path.stem in record["images"]:
             path.unlink()
-    for name in (CURVES, CURVE_TABLE):
+    for name in (CURVES, CURVE_TABLE, PAGE):
         (out / name).unlink(missing_ok=True)
 
 
@@ -240,6 +252,11 @@ def _measure_one(
     one = confusion(mask, truth, len(measured.classes))
     measured.names.append(name)
     measured.confusions.append(one)
+
+    def draw(longest_px: int) -> Picture:
+        return pixel_picture(image, truth, mask, longest_px=longest_px)
+
+    measured.shelf.put(name, dice_of_image(one), draw)
     if len(measured.names) <= MAX_FIGURES:
         figure = out / FIGURES / f"{name}.png"
         draw_overlay(image, truth, mask, measured.classes, figure, title=name, dice=dice_of_image(one))

@@ -12,6 +12,7 @@ from segkit.data.classes import class_of_polygon
 from segkit.errors import InputError
 from segkit.evaluation.value_pairs import Pairs, confusion_of_pairs, count_pairs, values_in
 from segkit.masks import IGNORE
+from segkit.report.page.shelf import Shelf
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.class_codes import (
     Codes,
@@ -39,6 +40,7 @@ class FoundMasks:
     confusions: list[NDArray[np.int64]] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
 
 def given_masks(

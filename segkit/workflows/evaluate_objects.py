@@ -15,6 +15,7 @@ from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
 from segkit.data.instance_labels import read_instances
 from segkit.data.layout import Dataset, load_dataset, read_image
 from segkit.errors import InputError, ModelError
+from segkit.evaluation.estimates import number as rounded
 from segkit.evaluation.object_exports import write_object_report
 from segkit.evaluation.object_tables import ObjectReport, measure_objects
 from segkit.evaluation.objects import Overlaps, average_precision, count_objects
@@ -23,6 +24,8 @@ from segkit.inference.instances import label_instances
 from segkit.inference.network import Predictor
 from segkit.models.model_file import InstanceSpec, Model
 from segkit.report.instances import draw_instances_case
+from segkit.report.page.pictures import Picture, object_picture
+from segkit.report.page.shelf import Shelf
 from segkit.training.instance_validation import IOU, overlaps_of
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.dataset_items import attributes_of, groups_of, items_of, require_scale
@@ -45,6 +48,7 @@ class FoundObjects:
     mpp: float | None = None
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
     def add(
         self, name: str, image: NDArray[np.uint8], labels: NDArray[np.int32], truth: NDArray[np.int32], figures: Path
@@ -53,10 +57,15 @@ class FoundObjects:
         overlaps = overlaps_of(truth, labels)
         self.names.append(name)
         self.overlaps.append(overlaps)
+        score = rounded(float(average_precision(count_objects(overlaps, [IOU]))[0]))
+        case = instance_case(name, image, truth, labels, score)
+
+        def draw(longest_px: int) -> Picture:
+            return object_picture(case.image, case.truth, case.prediction, case.matches, longest_px=longest_px)
+
+        self.shelf.put(name, score, draw)
         if len(self.names) <= MAX_FIGURES:
             path = figures / f"{name}.png"
-            score = float(average_precision(count_objects(overlaps, [IOU]))[0])
-            case = instance_case(name, image, truth, labels, None if np.isnan(score) else score)
             draw_instances_case(case, path, title=name)
             self.figures.append(path)
 

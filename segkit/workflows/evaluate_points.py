@@ -14,11 +14,13 @@ from segkit.errors import InputError, UsageError
 from segkit.evaluation.point_exports import write_point_report
 from segkit.evaluation.point_rules import KDTREE25_RADIUS_PX
 from segkit.evaluation.point_tables import PointReport, measure_points
-from segkit.evaluation.points import outcomes
+from segkit.evaluation.points import PointCounts, outcomes
 from segkit.inference.image_detection import ScorePredictor, detect_in_image
 from segkit.models.model_file import DetectionSpec, Model
 from segkit.points import Detections, Points
 from segkit.report.detections import draw_point_curves, draw_points_case
+from segkit.report.page.pictures import Picture, point_picture
+from segkit.report.page.shelf import Shelf
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.dataset_items import groups_of, items_of, require_scale
 from segkit.workflows.heat_predict import build_heat_predictor
@@ -44,6 +46,7 @@ class Found:
     groups: list[str] | None = None
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
     def add(
         self,
@@ -66,31 +69,38 @@ class Found:
         self.detections.append(found)
         self.truths.append(truth)
         self.areas_px.append(height * width if area_px is None else area_px)
-        if image is not None and len(self.names) <= MAX_FIGURES:
-            path = figures / f"{name}.png"
-            shrunk = np.array(image.shape[:2]) / (height, width)
-            self._draw(image, found, truth, path, name, shrunk)
-            self.figures.append(path)
-
-    def _draw(
-        self,
-        image: NDArray[np.uint8],
-        found: Detections,
-        truth: Points,
-        path: Path,
-        name: str,
-        shrunk: NDArray[np.float64],
-    ) -> None:
+        if image is None:
+            return
+        shrunk = np.array(image.shape[:2]) / (height, width)
         judged = outcomes(found, truth, self.thresholds, self.radius_px, self.rule)
-        draw_points_case(
-            image,
-            path,
-            true_positives=judged.right * shrunk,
-            false_positives=judged.wrong * shrunk,
-            false_negatives=judged.missed * shrunk,
-            hard_negatives=truth.of_class(0) * shrunk,
-            title=name,
-        )
+        right, wrong, missed = (places * shrunk for places in judged)
+        look_alikes = truth.of_class(0) * shrunk
+
+        def draw(longest_px: int) -> Picture:
+            return point_picture(
+                image,
+                (image.shape[0], image.shape[1]),
+                right=right,
+                false=wrong,
+                missed=missed,
+                look_alikes=look_alikes,
+                radius_px=self.radius_px * float(shrunk[0]),
+                longest_px=longest_px,
+            )
+
+        self.shelf.put(name, PointCounts(len(right), len(wrong), len(missed)).f1, draw)
+        if len(self.names) <= MAX_FIGURES:
+            path = figures / f"{name}.png"
+            draw_points_case(
+                image,
+                path,
+                true_positives=right,
+                false_positives=wrong,
+                false_negatives=missed,
+                hard_negatives=look_alikes,
+                title=name,
+            )
+            self.figures.append(path)
 
 
 def predicted_points(

@@ -314,7 +314,7 @@ def test_evaluate_shows_metrics_with_intervals(stand_in: Callable[..., StandIn])
     assert (function.arguments[0].split, function.arguments[0].bootstrap) == ("test", 50)
     assert function.options["data"].dir == Path("d")
     pooled_dice = evaluation().report.per_class[-1].pooled["dice"]
-    for words in ("nucleus", f"{pooled_dice.value:.3f}", "dice", "recall", "out/summary.md", "out/figures/a.png"):
+    for words in ("nucleus", f"{pooled_dice.value:.3f}", "dice", "recall", "out/report.html", "out/figures/a.png"):
         assert words in result.stdout
 
 
@@ -342,7 +342,7 @@ def test_evaluate_of_points_shows_metrics_with_intervals(stand_in: Callable[...,
     assert (function.options["prediction"], function.options["truth"]) == (Path("p"), Path("t"))
     assert (function.options["data"], function.arguments[0].match_radius) == (None, "3.75um")
     words = ("within 7.5 px (3.75 um)", "mitosis", "F1", "0.400", "AP", "2 right, 2 wrong, 4 missed", "out/curves.png")
-    for word in (*words, "out/summary.md", "resamplings of 2 images; with so few"):
+    for word in (*words, "out/report.html", "resamplings of 2 images; with so few"):
         assert word in result.stdout
     stand_in(evaluate_module, "evaluate", points_evaluation(mpp=None))
     assert "within 7.5 px, with" in run("evaluate", "--data", "d").stdout

@@ -23,7 +23,7 @@ from segkit.workflows.train import train
 from tests.conftest import ROOT
 from tests.tiny import SPLITS, draw_field, make_data, save_png, tiny_config, write_slide
 
-LEAVES = {"metrics.json", "metrics.csv", "summary.md", "table.tex", "run.json"}
+LEAVES = {"metrics.json", "metrics.csv", "summary.md", "table.tex", "report.html", "run.json"}
 COMPUTE = ["compute.device=cpu", "compute.precision=float32"]
 
 

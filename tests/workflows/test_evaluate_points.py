@@ -27,7 +27,10 @@ from tests.tiny import MPP, make_data, save_png, write_slide
 from tests.workflows import scans
 from tests.workflows.predictions import files_in, record_of
 
-LEAVES = {"metrics.json", "metrics.csv", "curves.csv", "summary.md", "table.tex", "curves.png", "figures", "run.json"}
+LEAVES = {
+    "metrics.json", "metrics.csv", "curves.csv", "summary.md", "table.tex", "report.html", "curves.png", "figures",
+    "run.json",
+}  # fmt: skip
 SPLIT_OF = ("train", "train", "val", "val", "val", "test")
 GROUP_OF = ("a", "a", "b", "b", "c", "d")
 SPLITS = "image,split,group\n" + "".join(

@@ -15,7 +15,8 @@ from segkit.models.model_file import load_model
 from segkit.slides import open_slide
 from segkit.workflows.callbacks import quiet_note, quiet_progress
 from segkit.workflows.engine import Order
-from segkit.workflows.evaluate_points import given_points, predicted_points
+from segkit.workflows.evaluate_given import measure_given
+from segkit.workflows.evaluate_points import Found, predicted_points
 from segkit.workflows.heat_predict import build_heat_engine, build_heat_predictor, finds_points
 from segkit.workflows.sharing import Solo
 from segkit.workflows.slide_runs import run_slides
@@ -158,6 +159,7 @@ def test_what_it_left_is_measured(scanned: WindowResult, tmp_path: Path) -> None
     folder.mkdir(parents=True)
     (folder / "detections.csv").write_bytes((scanned.folder / "detections.csv").read_bytes())
     settings = build_config(EvaluateConfig, assignments=["match_radius=3um"])
-    found = given_points(settings, folder.parent, data, tmp_path / "figures", quiet_progress, quiet_note)
+    found = measure_given(settings, folder.parent, data, tmp_path / "figures", quiet_progress, quiet_note)
+    assert isinstance(found, Found)
     assert len(found.detections[0].scores) == 18
     assert json.loads((scanned.folder / "detections.geojson").read_text())["type"] == "FeatureCollection"

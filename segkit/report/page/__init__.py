@@ -1,0 +1,1 @@
+"""The report as one HTML file: what is on the page, its charts and its pictures of cases."""

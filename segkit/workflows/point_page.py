@@ -1,0 +1,220 @@
+"""A report of point metrics in parts of a page."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from segkit.evaluation.estimates import number
+from segkit.evaluation.point_tables import PointReport, PointSummary
+from segkit.evaluation.points import PointCounts
+from segkit.report.page.content import Cell, Column, MetricTable, Row, Table
+from segkit.report.page.number import Number, briefly
+from segkit.report.page.pictures import Kind
+from segkit.report.page.plots import BarChart, LineChart
+from segkit.report.page.standard_charts import (
+    froc_chart,
+    precision_recall_chart,
+    score_histogram,
+    threshold_chart,
+)
+from segkit.workflows.page_parts import ReportParts, headline_of, images_table, in_plural, metric_rows
+
+_COUNTS = (("TP", "tp"), ("FP", "fp"), ("FN", "fn"))
+_RATIOS = (("F1", "f1"), ("precision", "precision"), ("recall", "recall"))
+_DEFINED_BY = MappingProxyType(
+    {
+        "froc_mean_per_image": "froc",
+        "froc_mean_per_mm2": "froc",
+        "mean_count_error": "count_error",
+        "mean_absolute_count_error": "count_error",
+        "predicted_per_mm2": "true_per_mm2",
+        "predicted_per_10_hpf": "true_per_10_hpf",
+    }
+)
+"""Definitions that stand under another name."""
+
+_MAX_POINTS = 400
+
+
+def point_parts(report: PointReport, definitions: Mapping[str, str]) -> ReportParts:
+    """Return the parts of a page about points; `definitions` are those of metrics.json."""
+    several = len(report.classes) > 2
+    radius = f"{report.radius_px:.3g} px" + ("" if report.radius_um is None else f" = {report.radius_um:.3g} µm")
+    of = "mean of the classes" if several else report.classes[1]
+    counts = sum((one.counts for one in report.per_class), PointCounts())
+    what = (
+        f"2 TP / (2 TP + FP + FN), {of}: {in_plural(counts.tp + counts.fn, 'labelled point')}, matched with detections "
+        f"at most {radius} away by the rule {report.rule}, counted over "
+        f"{in_plural(len(report.images), 'image')} together."
+    )
+    scores = tuple(row.counts.f1 for row in report.images)
+    return ReportParts(
+        score_name="F1",
+        score_in_full="F1" + (" of all classes together" if several else ""),
+        headline=headline_of("F1", report.headline, what, report),
+        numbers=(*_numbers(report, definitions), _counts_table(report), *_froc_tables(report)),
+        charts=(*_curves(report), score_histogram(scores, "F1")),
+        groups=_groups(report),
+        images=_images(report, definitions),
+        names=tuple(str(row.image) for row in report.images),
+        scores=scores,
+        texts=tuple(
+            f"{row.counts.tp} of {in_plural(row.counts.tp + row.counts.fn, 'point')} found, {row.counts.fn} missed, "
+            f"{row.counts.fp} false"
+            for row in report.images
+        ),
+        legend={
+            Kind.RIGHT: "found",
+            Kind.FALSE: "false",
+            Kind.MISSED: "missed",
+            Kind.LOOK_ALIKE: "labelled look-alike",
+        },
+    )
+
+
+def _summaries(report: PointReport) -> list[PointSummary]:
+    return [*report.per_class, *([] if report.any_class is None else [report.any_class])]
+
+
+def _numbers(report: PointReport, definitions: Mapping[str, str]) -> tuple[MetricTable, MetricTable]:
+    """Return what lies between 0 and 1, and numbers and densities."""
+    several = len(report.classes) > 2
+    ways = {"mean of the classes": dict(report.foreground)} if several else {}
+    for one in _summaries(report):
+        per_area = {} if one.froc_mean_per_mm2 is None else {"froc_mean_per_mm2": one.froc_mean_per_mm2}
+        ways[one.name] = {**one.pooled, "froc_mean_per_image": one.froc_mean_per_image, **per_area}
+    numbers = {one.name: {**one.count_errors, **(one.densities or {})} for one in _summaries(report)}
+    defined = {**definitions, **{name: definitions.get(by, "") for name, by in _DEFINED_BY.items()}}
+    pooled = f"pooled over {in_plural(len(report.images), 'image')}; open a metric's name for its definition"
+    return (
+        MetricTable(f"Matching, {pooled}", tuple(ways), metric_rows(list(ways.values()), defined)),
+        MetricTable(f"Numbers, {pooled}", tuple(numbers), metric_rows(list(numbers.values()), defined)),
+    )
+
+
+def _counts_table(report: PointReport) -> Table:
+    return Table(
+        caption="What was counted",
+        columns=(
+            Column("class", "text"),
+            Column("images with it", "count"),
+            Column("threshold"),
+            *(Column(name, "count") for name, _ in _COUNTS),
+            *([Column("on look-alikes", "count")] if report.num_hard_negatives else []),
+        ),
+        rows=tuple(
+            Row(
+                (
+                    *(one.name, one.num_images, one.threshold),
+                    *(getattr(one.counts, field) for _, field in _COUNTS),
+                    *([one.counts.hard_negative_hits] if report.num_hard_negatives else []),
+                )
+            )
+            for one in _summaries(report)
+        ),
+        note=f"{in_plural(report.num_hard_negatives, 'look-alike')} (hard negatives) are labelled."
+        if report.num_hard_negatives
+        else "",
+    )
+
+
+def _froc_tables(report: PointReport) -> tuple[Table, ...]:
+    frocs = [
+        (one.name, unit, froc)
+        for one in _summaries(report)
+        for unit, froc in (("image", one.froc_per_image), ("mm²", one.froc_per_mm2))
+        if froc is not None
+    ]
+    if not frocs:
+        return ()
+    rates = frocs[0][2].rates
+    return (
+        Table(
+            caption="Sensitivity at numbers of false positives",
+            columns=(
+                Column("class", "text"),
+                Column("per", "text"),
+                *(Column(briefly(rate)) for rate in rates),
+                Column("mean"),
+            ),
+            rows=tuple(Row((name, unit, *froc.sensitivities, froc.mean)) for name, unit, froc in frocs),
+        ),
+    )
+
+
+def _curves(report: PointReport) -> tuple[LineChart | BarChart, ...]:
+    with_truth = [one for one in report.per_class if one.curve.num_truth]
+    if not with_truth:
+        return ()
+    size, unit = (report.area_mm2, "mm²") if report.area_mm2 else (len(report.images), "image")
+    curves = {one.name: one.curve.thinned(_MAX_POINTS) for one in with_truth}
+    charts: list[LineChart | BarChart] = [
+        precision_recall_chart(
+            {name: (curve.recall, curve.precision) for name, curve in curves.items()},
+            {one.name: (_or_nan(one.counts.recall), _or_nan(one.counts.precision)) for one in with_truth},
+        ),
+        froc_chart({name: (curve.false_positives / size, curve.recall) for name, curve in curves.items()}, unit),
+    ]
+    for one in with_truth:
+        curve = curves[one.name]
+        if len(curve.thresholds) < 2:
+            continue
+        charts.append(
+            threshold_chart(
+                f"Over the threshold: {one.name}",
+                "threshold",
+                curve.thresholds,
+                {
+                    name: [Number(number(value)) for value in values]
+                    for name, values in (("F1", curve.f1), ("precision", curve.precision), ("recall", curve.recall))
+                },
+                used=one.threshold,
+                note="On these very images: a threshold that is chosen here makes the numbers too good.",
+            )
+        )
+    return tuple(charts)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _groups(report: PointReport) -> tuple[Table, ...]:
+    if not report.groups:
+        return ()
+    several = len(report.classes) > 2
+    return (
+        Table(
+            caption="By group, pooled over its images",
+            columns=(
+                Column("group", "text"),
+                *([Column("class", "text")] if several else []),
+                *(Column(name, "count") for name, _ in _COUNTS),
+                *(Column(name) for name, _ in _RATIOS),
+            ),
+            rows=tuple(
+                Row((str(row.group), *([row.name] if several else []), *_cells(row.counts))) for row in report.groups
+            ),
+            is_interactive=True,
+            sorted_by=0,
+        ),
+    )
+
+
+def _images(report: PointReport, definitions: Mapping[str, str]) -> Table:
+    has_groups = any(row.group is not None for row in report.images)
+    columns = [
+        Column("image", "text"),
+        *([Column("group", "text")] if has_groups else []),
+        *(Column(name, "count", definitions.get(field, "")) for name, field in _COUNTS),
+        *(Column(name, definition=definitions.get(field, "")) for name, field in _RATIOS),
+    ]
+    rows = [
+        Row((str(row.image), *([row.group] if has_groups else []), *_cells(row.counts)), case=row.image)
+        for row in report.images
+    ]
+    return images_table(columns, rows, len(columns) - len(_RATIOS))
+
+
+def _cells(counts: PointCounts) -> list[Cell]:
+    return [getattr(counts, field) for _, field in (*_COUNTS, *_RATIOS)]
