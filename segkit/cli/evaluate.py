@@ -134,8 +134,10 @@ def _show_objects(report: "ObjectReport") -> None:
 
 def _show_points(report: "PointReport") -> None:
     radius = f"{report.radius_px:.3g} px" + ("" if report.radius_um is None else f" ({report.radius_um:.3g} um)")
+    if report.rule != "optimal":
+        radius += f" by the rule {report.rule}"
     print_table(
-        f"Pooled over all points, within {radius} by the rule {report.rule}, with 95 % intervals",
+        f"Pooled over all points, within {radius}, with 95 % intervals",
         ["class", *POINT_METRICS.values()],
         [[row.name, *(_format(row.pooled[metric]) for metric in POINT_METRICS)] for row in report.per_class],
     )
