@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo_out
+# Without what they need themselves: some want TensorFlow for what is not used here.
+REFERENCES := monai medpy surface-distance torchmetrics lightning-utilities stardist csbdeep six numba llvmlite tqdm \
+	grand-challenge-metrics scikit-learn joblib threadpoolctl cloudpickle narwhals networkx
 REAL_DATA ?= $(or $(SEGKIT_REAL_DATA),../shared/data)
 
 # The first Python that is new enough and can make virtual environments; PYTHON=... overrides it.
@@ -11,7 +14,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
+.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
@@ -93,6 +96,13 @@ gpu: setup  ## every check and benchmark that needs a GPU, in eight minutes
 
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py
+
+bench-object-matching: setup  ## match 100,000 objects with as many, block by block
+	$(BIN)/python benchmarks/object_matching.py
+
+reference: setup  ## compare metrics with reference implementations (installed into a folder of their own)
+	$(BIN)/python -m pip install --quiet --target .reference --no-deps --constraint constraints.txt $(REFERENCES)
+	PYTHONPATH=.reference $(BIN)/python benchmarks/reference.py --data $(REAL_DATA)
 
 real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; 45 minutes)
 	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
