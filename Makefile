@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo_out
+ENGINE ?= docker
 # Without what they need themselves: some want TensorFlow for what is not used here.
 REFERENCES := monai medpy surface-distance torchmetrics lightning-utilities stardist csbdeep six numba llvmlite tqdm \
 	grand-challenge-metrics scikit-learn joblib threadpoolctl cloudpickle narwhals networkx
@@ -14,7 +15,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
+.PHONY: help setup demo test check check-image rehearsal bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
@@ -93,6 +94,12 @@ bench-good-practice: setup  ## norms, first weights, dropout, augmentation, opti
 
 gpu: setup  ## every check and benchmark that needs a GPU, in eight minutes
 	$(BIN)/python benchmarks/gpu.py
+
+check-image: setup  ## build the Dockerfile and try what it promises (ENGINE: docker or podman)
+	$(BIN)/python deploy/check_image.py --engine "$(ENGINE)" --record deploy/image_check.md
+
+rehearsal: setup  ## preemption on SLURM and Kubernetes, played through with the files in deploy/
+	$(BIN)/python deploy/rehearsal.py --record deploy/rehearsal.md
 
 bench-startup: setup  ## wall time of segkit --help
 	$(BIN)/python benchmarks/startup.py

@@ -6,7 +6,7 @@ import typer
 
 from segkit.cli.app import COMMANDS, app, load_command
 
-COMMON = {"--json", "--verbose", "-v"}
+COMMON = {"--json", "--log-json", "--verbose", "-v"}
 CONFIGURED = {"--config", "--set"}
 SLIDES = {
     "INPUT",
@@ -54,7 +54,7 @@ FLAGS = {
     "find-lr": COMMON | CONFIGURED | {"--data", "--out", "--low", "--high", "--steps", "--seed", "--device"},
     "make-sample": COMMON | {"DIR", "--seed"},
 }
-ROOT_FLAGS = {"--version", "--verbose", "-v", "--install-completion", "--show-completion"}
+ROOT_FLAGS = {"--version", "--log-json", "--verbose", "-v", "--install-completion", "--show-completion"}
 
 
 def flags_of(command: Any) -> set[str]:

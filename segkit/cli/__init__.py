@@ -9,6 +9,7 @@ import sys
 
 from segkit.cli.failures import explained, quiet_libraries
 from segkit.cli.interruption import translated_signals
+from segkit.cli.json_log import log_as_asked
 from segkit.memory import keep_freed_memory
 
 
@@ -18,9 +19,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    quiet_libraries()
     keep_freed_memory()
-    with translated_signals(), explained():
-        from segkit.cli.app import app
+    with log_as_asked(sys.argv[1:]) as log:
+        quiet_libraries()
+        with translated_signals(), explained():
+            from segkit.cli.app import app
 
-        app(prog_name="segkit")
+            # With a log in JSON, Typer must not write its messages by itself.
+            app(prog_name="segkit", standalone_mode=log is None)

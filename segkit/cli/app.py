@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from segkit.cli.failures import explained, show_details
+from segkit.cli.json_log import FLAG, with_result_logged
 
 # Name and summary of every command; the command itself is the function `run` of segkit/cli/NAME.py.
 COMMANDS = {
@@ -47,7 +48,8 @@ def load_command(name: str) -> Any:
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT_SETTINGS)
     single.command(name, help=COMMANDS[name], epilog=module.EPILOG)(_explaining(module.run))
     command = typer.main.get_command(single)
-    command.params += [parameter for parameter in typer.main.get_command(app).params if "--verbose" in parameter.opts]
+    common = [one for one in typer.main.get_command(app).params if {"--verbose", FLAG}.intersection(one.opts)]
+    command.params += common
     return command
 
 
@@ -57,7 +59,7 @@ def _explaining(run: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(run)
     def run_explained(**arguments: Any) -> None:
         with explained(log_folder=arguments.get("out")):
-            run(**arguments)
+            run(**with_result_logged(arguments))
 
     return run_explained
 
@@ -95,6 +97,15 @@ def _root(
             expose_value=False,
             is_eager=True,
             help="Show warnings of libraries and the traceback of a bug, too.",
+        ),
+    ] = False,
+    _log_json: Annotated[
+        bool,
+        typer.Option(
+            FLAG,
+            expose_value=False,
+            is_eager=True,
+            help="Tell progress, result and errors as one JSON object per line on standard error.",
         ),
     ] = False,
 ) -> None:

@@ -9,12 +9,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segkit.cli.interruption import Interrupted, received_signal
+from segkit.cli.json_log import log_error
 from segkit.cli.launch import is_first_process
-from segkit.errors import EXIT_BUG, InterruptedRunError, ResourceError, SegkitError
+from segkit.errors import EXIT_BUG, InterruptedRunError, ResourceError, SegkitError, UsageError
 
 logger = logging.getLogger("segkit")
 
@@ -51,11 +52,10 @@ def _explain(error: BaseException, log_folder: Path | None) -> int:
     """Print the message for an error, and return the exit code."""
     number = received_signal()
     if number is not None and not isinstance(error, InterruptedRunError):  # whatever a library has made of it
-        if is_first_process():
-            _print_line(
-                "segkit: interrupted. Finished files are whole. Run it again to go on (a training: with --resume)."
-            )
-        return 128 + number
+        interrupted = InterruptedRunError(
+            "interrupted. Finished files are whole. Run it again to go on (a training: with --resume).", number
+        )
+        return _tell(interrupted) if is_first_process() else interrupted.exit_code
     match error:
         case SegkitError():
             return _tell(error)
@@ -64,10 +64,11 @@ def _explain(error: BaseException, log_folder: Path | None) -> int:
             # flushes at exit, so the rest goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
-        case MemoryError():
-            return _tell(_out_of_memory("memory", error))
-        case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported only to name its class
-            return _tell(_out_of_memory("device memory", error))
+        case _ if hasattr(error, "format_message"):  # Typer's, about a command line that it does not understand
+            return _tell(UsageError(error.format_message()))
+        # The second is torch's, which is not imported only to name its class.
+        case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return _tell(_out_of_memory("memory" if isinstance(error, MemoryError) else "device memory", error))
         case _:
             return _tell_bug(error, log_folder)
 
@@ -85,10 +86,15 @@ def printable_lines(text: str) -> str:
 def _tell(error: SegkitError) -> int:
     if error.is_told_elsewhere:
         return error.exit_code
-    _print_line(f"segkit: {error.message}")
-    for problem in error.problems:
-        _print_line(f"  - {problem}")
+    _show_error(error.exit_code, type(error).__name__, error.message, error.problems)
     return error.exit_code
+
+
+def _show_error(exit_code: int, kind: str, message: str, problems: Sequence[str] = ()) -> None:
+    if log_error(exit_code=exit_code, kind=kind, message=message, problems=problems):
+        return
+    for line in [f"segkit: {message}", *(f"  - {problem}" for problem in problems)]:
+        sys.stderr.write(f"{printable(line)}\n")
 
 
 def _tell_bug(error: BaseException, log_folder: Path | None) -> int:
@@ -101,7 +107,8 @@ def _tell_bug(error: BaseException, log_folder: Path | None) -> int:
         where = f"The traceback is in {log}; please report it."
     except (SegkitError, OSError) as failure:
         where = f"The traceback could not be written ({failure}); run again with -v to see it."
-    _print_line(f"segkit: this is a bug in segkit: {type(error).__name__}: {error}. {where}")
+    kind = type(error).__name__
+    _show_error(EXIT_BUG, kind, f"this is a bug in segkit: {kind}: {error}. {where}")
     logger.info("the bug's traceback", exc_info=error)
     return EXIT_BUG
 
@@ -111,7 +118,3 @@ def _out_of_memory(what: str, error: BaseException) -> ResourceError:
     return ResourceError(
         f"out of {what}{f' ({detail})' if detail else ''}. Use a smaller --tile or batch, or a machine with more."
     )
-
-
-def _print_line(text: str) -> None:
-    sys.stderr.write(f"{printable(text)}\n")

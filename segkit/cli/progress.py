@@ -1,6 +1,6 @@
-"""Progress on standard error: a bar on a terminal, a line now and then in a log.
+"""Progress on standard error: a bar on a terminal, a line now and then in a log, or JSON with `--log-json`.
 
-Both forms take the callbacks that the workflows call: `on_progress(stage, done, total, info)` and `on_note(text)`.
+All forms take the callbacks that the workflows call: `on_progress(stage, done, total, info)` and `on_note(text)`.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from segkit.cli.json_log import current_log
+from segkit.cli.progress_json import JsonDisplay
 from segkit.cli.progress_lines import LineDisplay
 
 
@@ -23,7 +25,11 @@ class Display(Protocol):
 
 @contextlib.contextmanager
 def open_display() -> Iterator[Display]:
-    """Yield the display that suits standard error."""
+    """Yield the display that was asked for, or that suits standard error."""
+    log = current_log()
+    if log is not None:
+        yield JsonDisplay(log)
+        return
     if not sys.stderr.isatty():
         yield LineDisplay(sys.stderr)
         return

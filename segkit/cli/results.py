@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from segkit.cli.failures import printable, printable_lines
+from segkit.cli.json_log import log_result
 
 MAX_PICTURES_NAMED = 5
 
 
 def print_json(result: Any) -> None:
-    """Print a result as one JSON document; numbers that are not finite become null, as JSON has none."""
-    sys.stdout.write(json.dumps(as_plain(result), indent=2, allow_nan=False) + "\n")
+    """Print a result as one JSON document; numbers that are not finite become null, as JSON has none.
+
+    With `--log-json` it goes into the log, and is printed if `--json` was given, too.
+    """
+    document = as_plain(result)
+    if log_result(document):
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def as_plain(value: Any) -> Any:

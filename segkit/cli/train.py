@@ -63,7 +63,12 @@ def run(
     ] = 1,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with this run, with its configuration and last state."),
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with this run, with its configuration and last state. With the same folder as --out: begin it "
+            "there if it has not begun, so that one command begins it and goes on with it.",
+        ),
     ] = None,
     _settings: Annotated[
         bool,
@@ -74,13 +79,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Build the configuration, train, show what came of it."""
-    if resume is not None and (config is not None or out is not None):
-        raise UsageError("--resume takes the run's own configuration and folder: leave out --config and --out.")
+    begins_or_resumes = resume is not None and resume == out
+    if resume is not None and (config is not None or out is not None) and not begins_or_resumes:
+        raise UsageError(
+            "--resume takes the run's own configuration and folder: leave out --config and --out. (Or give --out the "
+            "same folder, to begin the run where it has not begun.)"
+        )
     if resume is not None and folds is not None:
         raise UsageError("--folds goes on by itself with what is in --out: leave out --resume.")
+    if resume is not None and begins_or_resumes and not _has_begun(resume):
+        resume = None
     wanted = build_config(
         TrainConfig,
-        file=config if resume is None else _begun_with(resume),
+        base=None if resume is None else _begun_with(resume),
+        file=config,
         assignments=assignments or [],
         flags={
             "data.dir": data,
@@ -107,7 +119,7 @@ def run(
     with open_display() as display:
         result = train(
             wanted,
-            out=out,
+            out=out if resume is None else None,
             resume=resume,
             hold=held_signals,
             on_progress=display.on_progress,
@@ -119,6 +131,16 @@ def run(
         print_json(result)
     else:
         _show(result)
+
+
+def _has_begun(run: Path) -> bool:
+    """Tell whether there is something to go on with; a training that was stopped before its first checkpoint is none.
+
+    Several processes find the same: none writes before all have asked.
+    """
+    from segkit.workflows.runs import has_checkpoint
+
+    return has_checkpoint(run)
 
 
 def _begun_with(run: Path) -> Path:

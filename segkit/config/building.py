@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from segkit.config.sections import Section
+from segkit.config.sections import AUTO, Section
 from segkit.errors import ConfigError
 
 MAX_CONFIG_BYTES = 100_000
@@ -23,16 +23,19 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def build_config(
     kind: type[ConfigT],
     *,
+    base: Path | None = None,
     file: Path | None = None,
     assignments: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> ConfigT:
-    """Merge defaults, a YAML file, `key=value` assignments and flags (the later win) and validate the result.
+    """Merge defaults, YAML files, `key=value` assignments and flags (the later win) and validate the result.
 
     Parameters
     ----------
     kind
         The configuration's class.
+    base
+        A YAML file that was resolved before: what it holds stays where `file` says nothing, or `auto`.
     file
         A YAML file with any of its keys.
     assignments
@@ -45,9 +48,9 @@ def build_config(
     ConfigError
         The file cannot be read, keys are unknown or values do not fit; all problems at once.
     """
-    merged: dict[str, Any] = {}
+    merged = {} if base is None else read_yaml(base)
     if file is not None:
-        merged = read_yaml(file)
+        merged = _laid_over(merged, read_yaml(file)) if merged else read_yaml(file)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
@@ -164,6 +167,17 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
             raise ConfigError(f"{dotted}: `{section}` is a value ({child!r}), and a section is needed there.")
         tree = child
     tree[name] = value
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of settings with those of another that are not `auto` put over it."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping):
+            merged[key] = _laid_over(below[key], value)
+        elif value != AUTO or key not in below:
+            merged[key] = value
+    return merged
 
 
 def _section_of(kind: type[Section], name: str) -> type[Section]:

@@ -102,9 +102,10 @@ def train(
     with open_group(device) if group is None else contextlib.nullcontext(group) as processes:
         if not processes.is_first:
             on_progress, on_note = quiet_progress, quiet_note
-        run = processes.from_first(lambda: _folder_for(out, resume, config))
+        # Whether a run has begun may not be seen everywhere at once: the first process decides.
+        run, resumes = processes.from_first(lambda: (_folder_for(out, resume, config), resume is not None))
         with files.folder_lock(run) if processes.is_first else contextlib.nullcontext():
-            return _train(config, run, device, processes, resume is not None, cache, hold, on_progress, on_note)
+            return _train(config, run, device, processes, resumes, cache, hold, on_progress, on_note)
 
 
 def _folder_for(out: Path | None, resume: Path | None, config: TrainConfig) -> Path:

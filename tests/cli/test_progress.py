@@ -7,7 +7,7 @@ from rich.console import Console
 
 from segkit.cli.progress import open_display
 from segkit.cli.progress_bar import BarDisplay
-from segkit.cli.progress_lines import LineDisplay, format_info, format_seconds
+from segkit.cli.progress_lines import MOST_LINES_AT_ONCE, LineDisplay, format_info, format_seconds
 
 
 class Clock:
@@ -56,6 +56,29 @@ def test_a_stage_that_starts_again_has_a_rate_of_its_own() -> None:
         clock.now += seconds
         display.on_progress(stage, done, 10, {})
     assert [line.partition("), ")[2] for line in stream.getvalue().splitlines()] == ["10/s", "2/s", "5/s"]
+
+
+def test_many_short_stages_are_few_lines_in_the_long_run() -> None:
+    stream, clock = io.StringIO(), Clock()
+    display = LineDisplay(stream, clock)
+    for number in range(10_000):
+        display.on_progress(f"image {number}", 1, 1, {})
+        clock.now += 0.01
+    lines = stream.getvalue().splitlines()
+    assert MOST_LINES_AT_ONCE + 95 < len(lines) <= MOST_LINES_AT_ONCE + 100
+    assert lines[:MOST_LINES_AT_ONCE] == [f"image {n} 1/1 (100 %)" for n in range(MOST_LINES_AT_ONCE)]
+
+
+def test_lines_are_written_again_after_a_pause() -> None:
+    stream, clock = io.StringIO(), Clock()
+    display = LineDisplay(stream, clock)
+    for number in range(100):
+        display.on_progress(f"image {number}", 1, 1, {})
+    assert len(stream.getvalue().splitlines()) == MOST_LINES_AT_ONCE
+    clock.now += 3.0
+    for number in range(100):
+        display.on_progress(f"image {number}", 1, 1, {})
+    assert len(stream.getvalue().splitlines()) == MOST_LINES_AT_ONCE + 3
 
 
 def test_notes_stay() -> None:
