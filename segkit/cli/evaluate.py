@@ -1,6 +1,5 @@
 """`segkit evaluate`."""
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +14,9 @@ from segkit.errors import UsageError
 if TYPE_CHECKING:
     from segkit.evaluation.estimates import Estimate
     from segkit.evaluation.object_tables import ObjectReport
+    from segkit.evaluation.pixel_tables import PixelReport
     from segkit.evaluation.point_tables import PointReport
-    from segkit.evaluation.tables import PixelReport
+    from segkit.evaluation.reports import Report
 
 EPILOG = (
     "Leaves metrics.json, metrics.csv (per image), summary.md, report.html, table.tex, figures/, predictions/ and "
@@ -68,21 +68,12 @@ def run(
             on_progress=display.on_progress,
             on_note=display.on_note,
         )
-    from segkit.evaluation import exports, object_exports, point_exports
-    from segkit.evaluation.object_tables import ObjectReport
-    from segkit.evaluation.point_tables import PointReport
-
-    match result.report:
-        case PointReport() as report:
-            metrics, show = point_exports.as_json(report), functools.partial(_show_points, report)
-        case ObjectReport() as report:
-            metrics, show = object_exports.as_json(report), functools.partial(_show_objects, report)
-        case report:
-            metrics, show = exports.as_json(report), functools.partial(_show_pixels, report)
     if as_json:
-        print_json({"folder": result.folder, "figures": result.figures, **metrics})
+        from segkit.evaluation import reports
+
+        print_json({"folder": result.folder, "figures": result.figures, **reports.as_json(result.report)})
         return
-    show()
+    _show(result.report)
     print_lines([f"All numbers and cases: {result.folder / 'report.html'}"])
     print_pictures(result.figures)
 
@@ -95,6 +86,19 @@ def _require_one_way(*, data: Path | None, model: Path | None, prediction: Path 
             "give either --data DIR (with --model) to predict and measure, or --pred DIR and --truth DIR to measure "
             "what is there."
         )
+
+
+def _show(report: "Report") -> None:
+    from segkit.evaluation.object_tables import ObjectReport
+    from segkit.evaluation.point_tables import PointReport
+
+    match report:
+        case PointReport():
+            _show_points(report)
+        case ObjectReport():
+            _show_objects(report)
+        case _:
+            _show_pixels(report)
 
 
 def _show_pixels(report: "PixelReport") -> None:
@@ -153,7 +157,7 @@ def _show_points(report: "PointReport") -> None:
     )
 
 
-def _intervals_in_words(report: "PixelReport | PointReport | ObjectReport") -> str:
+def _intervals_in_words(report: "Report") -> str:
     if report.num_units < 2:
         return f"no intervals: they need at least two {report.unit}s"
     few = "; with so few they say little" if report.num_units < FEW_UNITS else ""

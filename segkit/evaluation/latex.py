@@ -8,8 +8,9 @@ from typing import Final
 from segkit.evaluation.comparison import ComparedMetric, Comparison, Difference
 from segkit.evaluation.estimates import Estimate, Resampled
 from segkit.evaluation.object_tables import ObjectReport
+from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.tables import PixelReport
+from segkit.evaluation.reports import Report
 from segkit.files import write_text
 
 TABLE: Final = "table.tex"
@@ -52,7 +53,7 @@ _PIXELS: Final = ("dice", "iou", "precision", "recall", "specificity")
 _OBJECTS: Final = ("average_precision", "f1", "precision", "recall", "matched_iou", "panoptic_quality")
 _POINTS: Final = ("f1", "precision", "recall", "average_precision")
 
-Report = PixelReport | ObjectReport | PointReport | Comparison
+Tabular = Report | Comparison
 
 
 def escape(text: str) -> str:
@@ -82,12 +83,12 @@ def format_estimate(estimate: Estimate, *, signed: bool = False) -> str:
     return f"{value} ({low} to {high})"
 
 
-def write_table(report: Report, folder: Path) -> None:
+def write_table(report: Tabular, folder: Path) -> None:
     """Write `table.tex` into `folder`."""
     write_text(folder / TABLE, as_latex(report))
 
 
-def as_latex(report: Report) -> str:
+def as_latex(report: Tabular) -> str:
     """Return a whole `tabular` of what a report says first: metrics pooled over images, with their intervals."""
     match report:
         case PixelReport():

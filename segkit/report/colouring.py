@@ -19,6 +19,7 @@ Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
 HEAT: Colour = (213, 94, 0)
+_DARK = 128
 
 
 class Marker(Enum):
@@ -58,6 +59,15 @@ def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f"an image must be uint8 (H, W, 1 or 3), got {image.dtype} {image.shape}")
     return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
+
+
+def brightened(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+    """Return an image, brightened where almost all of it is dark, as fluorescence is; and whether it was."""
+    step = max(1, min(image.shape[:2]) // 500)
+    bright = float(np.percentile(image[::step, ::step], 99.5))
+    if bright >= _DARK:
+        return image, False
+    return (image * (255 / max(bright, 1))).clip(0, 255).astype(np.uint8), True
 
 
 def as_pale_grey(image: NDArray[np.uint8], strength: float = 0.6) -> NDArray[np.uint8]:

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.report.colouring import Colour, fit_image, fit_labels, label_edges, paint
+from segkit.report.colouring import Colour, brightened, fit_image, fit_labels, label_edges, paint
 from segkit.report.sheet import LegendEntry, Panel, compose, write_png
 
 _CASE_PX, _OVERLAY_PX = 480, 1000
 _MAX_CASES = 6
-_DARK = 128
 _RIGHT: Colour = (0, 158, 115)
 _INVENTED: Colour = (213, 94, 0)
 _MISSED: Colour = (0, 114, 178)
@@ -68,25 +67,17 @@ def _panels(case: InstanceCase, longest_px: int) -> list[Panel]:
             f"{case.name}: image {case.image.shape}, truth {case.truth.shape} and prediction {case.prediction.shape} "
             "differ in size"
         )
-    plain, caption = _visible(fit_image(case.image, longest_px))
+    plain, is_brightened = brightened(fit_image(case.image, longest_px))
     # On a picture that is not magnified a line of 1 px leaves small objects their inside.
     line_px = 2 if plain.shape[0] > case.image.shape[0] else 1
     matches = case.matches.reshape(-1, 2)
     return [
-        Panel(plain, caption),
+        Panel(plain, "image, brightened" if is_brightened else "image"),
         Panel(_outlined(plain, fit_labels(case.truth, longest_px), matches[:, 0], _MISSED, line_px), "truth"),
         Panel(
             _outlined(plain, fit_labels(case.prediction, longest_px), matches[:, 1], _INVENTED, line_px), "prediction"
         ),
     ]
-
-
-def _visible(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
-    """Return a picture, brightened where almost all of it is dark, as fluorescence images are, and its caption."""
-    bright = float(np.percentile(picture, 99.5))
-    if bright >= _DARK:
-        return picture, "image"
-    return (picture * (255 / max(bright, 1))).clip(0, 255).astype(np.uint8), "image, brightened"
 
 
 def _outlined(

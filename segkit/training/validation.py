@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.evaluation.pixel_tables import dice_of_image
 from segkit.evaluation.pixels import confusion, dice, mean_over_foreground
-from segkit.evaluation.tables import dice_of_image
 from segkit.inference.image_segmentation import segment_image
 from segkit.inference.network import Predictor
 from segkit.training.distributed import ALONE, Group

@@ -1,6 +1,7 @@
 """What learning from points has in common, whatever the network: rounds of mining, and the worst validation image."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,15 +26,15 @@ from segkit.workflows.task import NetworkTask
 FIRST_THRESHOLD = 0.5
 
 
-class DetectionTask(NetworkTask[LabelledPoints]):
+class DetectionTask(NetworkTask[LabelledPoints], ABC):
     """See `Task`; a subclass says how its network scores pixels."""
 
     metric = "f1"
     _detection: DetectionSpec
 
+    @abstractmethod
     def score_predictor(self, network: nn.Module) -> ScorePredictor:
         """Return what scores the pixels of whole images with a network of this task's form."""
-        raise NotImplementedError
 
     def round_ends(self) -> Sequence[int]:
         """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""

@@ -1,6 +1,5 @@
 """From predictions and truth to metrics; the predictions are made here, or are there already."""
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from segkit import files
 from segkit.config import AUTO, DataConfig, EvaluateConfig
 from segkit.data.layout import Dataset, load_dataset, read_image, read_mask
 from segkit.errors import InputError, UsageError
-from segkit.evaluation.exports import write_report
 from segkit.evaluation.latex import write_table
-from segkit.evaluation.object_tables import ObjectReport
+from segkit.evaluation.pixel_exports import write_report
+from segkit.evaluation.pixel_tables import dice_of_image, measure_pixels
 from segkit.evaluation.pixels import confusion
-from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
+from segkit.evaluation.reports import Report, as_json
 from segkit.inference.image_segmentation import segment_image
 from segkit.models.model_file import Model, load_model
 from segkit.report.figures import draw_overlay
@@ -42,7 +40,6 @@ from segkit.workflows.evaluate_points import (
     predicted_points,
 )
 from segkit.workflows.evaluation_page import PAGE, write_page
-from segkit.workflows.given_files import METRICS
 from segkit.workflows.test_looks import TEST_SPLITS, record_look
 
 MAX_FIGURES = 200
@@ -53,7 +50,7 @@ FIGURES, PREDICTIONS = "figures", "predictions"
 class EvaluateResult:
     """What an evaluation found and left."""
 
-    report: PixelReport | PointReport | ObjectReport
+    report: Report
     folder: Path
     figures: list[Path]
 
@@ -81,8 +78,8 @@ def evaluate(
         prediction may also be what `predict` and `sliding-window` leave, the truth a data folder. See
         `segkit.workflows.evaluate_given`, which chooses what is measured. Slides of any size are read in blocks.
     out
-        Folder of the results: metrics.json, metrics.csv, summary.md, figures/, and predictions/ where masks were made;
-        for points also curves.csv and curves.png.
+        Folder of the results: report.html, metrics.json, metrics.csv, summary.md, table.tex, figures/, and predictions/
+        where masks were made; for points also curves.csv and curves.png.
 
     Raises
     ------
@@ -97,7 +94,7 @@ def evaluate(
     with files.folder_lock(out):
         files.remove_leftovers(out)
         _remove_former(out, *([FIGURES, PREDICTIONS] if data is not None else [FIGURES]))
-        report: PixelReport | PointReport | ObjectReport
+        report: Report
         measured: FoundMasks | Found | FoundObjects
         if data is not None and loaded is not None:
             if loaded.spec.task == "points":
@@ -146,7 +143,7 @@ def evaluate(
             report,
             out / PAGE,
             record=record,
-            definitions=json.loads((out / METRICS).read_text(encoding="utf-8"))["definitions"],
+            definitions=as_json(report)["definitions"],
             run=None if loaded is None else loaded.path.parent,
             pictures=measured.shelf.pictures(),
         )

@@ -9,8 +9,9 @@ from typing import Any, Final
 from segkit import files
 from segkit.evaluation.estimates import Resampled
 from segkit.evaluation.object_tables import ObjectReport
+from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.tables import PixelReport
+from segkit.evaluation.reports import Report
 from segkit.report.judgement import judge_curves
 from segkit.report.page.content import Block, Case, Fact, Page, Section
 from segkit.report.page.document import as_html
@@ -31,7 +32,7 @@ FEW_UNITS: Final = 20
 
 
 def write_page(
-    report: PixelReport | ObjectReport | PointReport,
+    report: Report,
     path: Path,
     *,
     record: Mapping[str, Any],

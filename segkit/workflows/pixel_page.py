@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from segkit.evaluation.tables import PixelReport, Summary
+from segkit.evaluation.pixel_tables import PixelReport, Summary
 from segkit.report.page.content import Column, MetricTable, Row, Table
 from segkit.report.page.pictures import Kind
 from segkit.report.page.standard_charts import score_histogram

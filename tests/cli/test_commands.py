@@ -14,8 +14,8 @@ from segkit.cli.app import app
 from segkit.config import AUTO
 from segkit.data.check import CheckReport, Facts, SplitFacts
 from segkit.errors import InputError
+from segkit.evaluation.pixel_tables import measure_pixels
 from segkit.evaluation.point_tables import measure_points
-from segkit.evaluation.tables import measure_pixels
 from segkit.points import Detections, Points
 from segkit.workflows import evaluate as evaluate_module
 from segkit.workflows import inspect as inspect_module

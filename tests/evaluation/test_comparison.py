@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segkit.evaluation import confidence, exports, object_exports, point_exports
+from segkit.evaluation import confidence, object_exports, pixel_exports, point_exports
 from segkit.evaluation.comparison import Comparison, Metric, compare_metrics
 from segkit.evaluation.comparison_exports import as_csv_rows, as_json, as_markdown, write_comparison
 from segkit.evaluation.comparison_rows import Rows, better_of, metrics_of, read_rows
@@ -22,8 +22,8 @@ from segkit.evaluation.estimates import ratio
 from segkit.evaluation.latex import as_latex, escape, format_number, name_of_metric
 from segkit.evaluation.object_tables import measure_objects
 from segkit.evaluation.objects import match_objects
+from segkit.evaluation.pixel_tables import measure_pixels
 from segkit.evaluation.point_tables import measure_points
-from segkit.evaluation.tables import measure_pixels
 from segkit.points import Detections, Points
 
 NAMES = [f"image{number}" for number in range(7)]
@@ -204,7 +204,7 @@ def test_pixels_have_the_numbers_of_the_evaluations(num_classes: int) -> None:
     def make(seed: int, groups: list[str]) -> Any:
         return pixel_report(seed, num_classes, groups)
 
-    comparison = compared(make, exports.as_csv_rows, exports.as_json)
+    comparison = compared(make, pixel_exports.as_csv_rows, pixel_exports.as_json)
     values = values_of(comparison)
     assert comparison.headline.name == "dice"
     assert comparison.headline.of == ("foreground" if num_classes == 3 else "gland")
@@ -248,7 +248,7 @@ def test_points_have_the_numbers_of_the_evaluations() -> None:
 
 def test_other_columns_are_metrics_if_they_are_defined() -> None:
     """Distances of one class, a calibration of the image, an attribute that happens to be a number."""
-    rows = exports.as_csv_rows(pixel_report(1))
+    rows = pixel_exports.as_csv_rows(pixel_report(1))
     for number, row in enumerate(rows):
         row |= {"hd95_um": "" if number == 4 else number, "ece": row["image"][-1], "scanner": 3, "site": "north"}
     found = through_csv(rows)
@@ -275,7 +275,7 @@ def test_which_values_are_better(name: str, better: str | None) -> None:
 
 
 def test_rows_are_chosen_and_ordered_by_name() -> None:
-    rows = exports.as_csv_rows(pixel_report(1, groups=GROUPS))
+    rows = pixel_exports.as_csv_rows(pixel_report(1, groups=GROUPS))
     whole, mixed = through_csv(rows), through_csv(rows[::-1])
     assert whole.images == mixed.images == tuple(NAMES)
     assert mixed.classes == whole.classes[::-1]
@@ -308,7 +308,7 @@ def broken(rows: list[dict[str, Any]], how: str) -> list[dict[str, Any]]:
 )  # fmt: skip
 def test_damaged_tables_are_refused(how: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        through_csv(broken(exports.as_csv_rows(pixel_report(1)), how))
+        through_csv(broken(pixel_exports.as_csv_rows(pixel_report(1)), how))
 
 
 # What is written
@@ -316,7 +316,7 @@ def test_damaged_tables_are_refused(how: str, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return compared(pixel_report, exports.as_csv_rows, exports.as_json)
+    return compared(pixel_report, pixel_exports.as_csv_rows, pixel_exports.as_json)
 
 
 FACTS = {"folders": {"A": "eval/a_1", "B": "eval/b"}}

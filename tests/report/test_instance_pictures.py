@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segkit.report import instances
-from segkit.report.colouring import fit_labels, label_edges
+from segkit.report.colouring import brightened, fit_labels, label_edges
 from segkit.report.instances import InstanceCase, draw_instances_case, draw_instances_validation
 
 GREEN, ORANGE, BLUE = (0, 158, 115), (213, 94, 0), (0, 114, 178)
@@ -75,11 +75,11 @@ def test_validation_goes_from_worst_to_best_and_shows_six(tmp_path):
 
 
 def test_dark_images_are_brightened_and_that_is_said(tmp_path):
-    picture, caption = instances._visible(np.full((20, 20, 3), 20, np.uint8))
-    assert caption == "image, brightened"
+    picture, is_brightened = brightened(np.full((20, 20, 3), 20, np.uint8))
+    assert is_brightened
     assert picture.min() == 255
     bright = np.full((20, 20, 3), 180, np.uint8)
-    assert instances._visible(bright) == (pytest.approx(bright), "image")
+    assert brightened(bright) == (pytest.approx(bright), False)
     draw_instances_case(case(shade=0, score=None), tmp_path / "black.png")
 
 

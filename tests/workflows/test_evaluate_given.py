@@ -13,8 +13,8 @@ from PIL import Image
 from segkit.config import EvaluateConfig, build_config
 from segkit.errors import ConfigError, InputError, UsageError
 from segkit.evaluation.object_tables import ObjectReport
+from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.tables import PixelReport
 from segkit.geometry import Box
 from segkit.slides.geojson import GeoJSONWriter
 from segkit.slides.pyramid import PyramidWriter

@@ -21,9 +21,9 @@ from segkit.data.rasters import read_values
 from segkit.errors import InputError
 from segkit.evaluation.object_tables import ObjectReport
 from segkit.evaluation.objects import count_objects, match_objects
+from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.pixels import confusion
 from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.tables import PixelReport
 from segkit.evaluation.value_pairs import confusion_of_pairs, count_pairs, values_in
 from segkit.geometry import Box
 from segkit.masks import IGNORE

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkit.evaluation import exports, object_exports, point_exports
+from segkit.evaluation import object_exports, pixel_exports, point_exports
 from segkit.evaluation.object_tables import ObjectReport, measure_objects
 from segkit.evaluation.objects import match_objects
+from segkit.evaluation.pixel_tables import PixelReport, measure_pixels
 from segkit.evaluation.pixels import confusion
 from segkit.evaluation.point_tables import PointReport, measure_points
-from segkit.evaluation.tables import PixelReport, measure_pixels
 from segkit.points import Detections, Points
 from segkit.report.page.content import Section
 from segkit.report.page.pictures import Picture, pixel_picture
@@ -47,7 +47,7 @@ def pixel_report(num_classes: int = 2, groups: list[str] | None = None) -> tuple
     confusions = np.stack([confusion(*pair, num_classes) for pair in zip(predictions, truths, strict=True)])
     classes = ("background", "nucleus", "mitosis")[:num_classes]
     report = measure_pixels(NAMES, confusions, classes, groups=groups, num_samples=20)
-    return report, exports.as_json(report)["definitions"]
+    return report, pixel_exports.as_json(report)["definitions"]
 
 
 def object_report() -> tuple[ObjectReport, Mapping[str, str]]:

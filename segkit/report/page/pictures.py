@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from segkit.geometry import Box
-from segkit.report.colouring import Colour, Outcome, as_rgb, outcomes
+from segkit.report.colouring import Colour, Outcome, as_rgb, brightened, outcomes
 
 LONGEST_PX: Final = 768
 """Longest side of a picture that people look at closely."""
@@ -30,7 +30,6 @@ MAX_LAYER_BYTES: Final = 300_000
 
 _SHRINK: Final = 2  # larger images are cut instead, as objects would vanish
 _SMALLEST_PX: Final = 64
-_DARK: Final = 128
 _QUALITY: Final = 78
 _EMPTY: Final = 236
 _TOLERANCE_PX: Final = 0.6
@@ -217,15 +216,6 @@ def point_picture(
 def data_uri(content: bytes, media_type: str) -> str:
     """Return bytes as an address that holds them."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
-def brightened(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
-    """Return an image, brightened where almost all of it is dark, as fluorescence is; and whether it was."""
-    step = max(1, min(image.shape[:2]) // 500)
-    bright = float(np.percentile(image[::step, ::step], 99.5))
-    if bright >= _DARK:
-        return image, False
-    return (image * (255 / max(bright, 1))).clip(0, 255).astype(np.uint8), True
 
 
 def busiest_window(weights: NDArray[np.bool_], side: int) -> Box:

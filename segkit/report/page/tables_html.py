@@ -1,5 +1,6 @@
 """Tables and charts as HTML."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -191,9 +192,8 @@ def _bar_values(chart: BarChart) -> Markup:
 
 
 def _value_words(value: float | None, low: float | None, high: float | None) -> list[str]:
-    known = value is not None and value == value  # noqa: PLR0124 - not NaN
-    words = briefly(value) if known and value is not None else "undefined"
-    has_interval = low is not None and high is not None and low == low and high == high  # noqa: PLR0124
+    words = "undefined" if value is None or math.isnan(value) else briefly(value)
+    has_interval = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
     return [words, interval_in_digits(Number(value, low, high)) if has_interval else ""]
 
 

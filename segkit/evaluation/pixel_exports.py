@@ -8,7 +8,7 @@ from typing import Any
 from segkit.evaluation import pixels
 from segkit.evaluation.estimates import format_value
 from segkit.evaluation.markdown import cell, table
-from segkit.evaluation.tables import PixelReport
+from segkit.evaluation.pixel_tables import PixelReport
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from segkit.evaluation import exports, pixels
-from segkit.evaluation.tables import PixelReport, dice_of_image, measure_pixels
+from segkit.evaluation import pixel_exports, pixels
+from segkit.evaluation.pixel_tables import PixelReport, dice_of_image, measure_pixels
 
 CLASSES = ("background", "nucleus", "mitotic figure")
 
@@ -75,7 +75,7 @@ def test_intervals_over_groups_say_so():
     report = measure_pixels(names, tables, CLASSES, groups=["a", "a", "b", "b", "b", "c", "c", "d", "e"])
     assert (report.unit, report.num_units) == ("group", 5)
     assert report.images[3].group == "b"
-    assert "over 5 groups" in exports.as_markdown(report)
+    assert "over 5 groups" in pixel_exports.as_markdown(report)
 
 
 @pytest.mark.parametrize("arguments", [{"names": ["one"]}, {"names": ["one", "two"], "groups": ["a", "a"]}])
@@ -83,7 +83,7 @@ def test_a_single_unit_has_no_intervals(arguments):
     report = measure_pixels(confusions=images_like(5)[1 : 1 + len(arguments["names"])], classes=CLASSES, **arguments)
     assert report.headline.value is not None
     assert (report.headline.low, report.headline.high) == (None, None)
-    assert "No intervals" in exports.as_markdown(report)
+    assert "No intervals" in pixel_exports.as_markdown(report)
 
 
 def test_no_foreground_anywhere_is_undefined_and_still_written(tmp_path):
@@ -92,14 +92,14 @@ def test_no_foreground_anywhere_is_undefined_and_still_written(tmp_path):
     report = measure_pixels(["a", "b", "c"], tables, ("background", "nucleus"))
     assert report.headline.value is None
     assert report.pixel_error_pooled.value == 0
-    exports.write_report(report, tmp_path)
+    pixel_exports.write_report(report, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text())["headline"]["value"] is None
     assert "Dice undefined" in (tmp_path / "summary.md").read_text()
     assert "nan" not in (tmp_path / "metrics.csv").read_text().lower()
 
 
 def test_csv_has_one_row_for_each_image_and_class_and_the_counts_behind_the_metrics(report, tmp_path):
-    exports.write_report(report, tmp_path)
+    pixel_exports.write_report(report, tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["image"], row["class"]) for row in rows] == [
@@ -115,7 +115,7 @@ def test_csv_has_one_row_for_each_image_and_class_and_the_counts_behind_the_metr
 
 
 def test_json_says_what_was_measured_and_how(report, tmp_path):
-    exports.write_report(report, tmp_path)
+    pixel_exports.write_report(report, tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["segkit"] == importlib.metadata.version("segkit")
     assert content["num_images"] == 9
@@ -135,7 +135,7 @@ def test_json_says_what_was_measured_and_how(report, tmp_path):
 def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells():
     names = [f"image|{i}" for i in range(9)]
     report = measure_pixels(names, images_like(9), ("background", "a|b", "*c*"))
-    text = exports.as_markdown(report)
+    text = pixel_exports.as_markdown(report)
     worst = min(report.images, key=lambda row: row.dice)
     shown = worst.image.replace("|", "\\|").replace("_", "\\_")
     assert f"| {shown} | {worst.dice:.3f} |" in text
