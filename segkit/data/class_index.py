@@ -58,7 +58,10 @@ class RegionTarget(Protocol):
         """Height, width, planes."""
 
     def cut(self, box: Box) -> NDArray[np.uint8]:
-        """Return the pixels of a box, (height, width, planes) uint8, mirrored where it leaves the map."""
+        """Return the pixels of a box, (height, width, planes) uint8.
+
+        Where it leaves the map, it is mirrored like the image, or `IGNORE` in plane 0.
+        """
 
     def is_background(self, box: Box) -> bool:
         """Tell whether it is known without looking that all of a box inside is class 0."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.geometry import Box, mirror_indices
+from segkit.geometry import Box
 from segkit.masks import IGNORE
 from segkit.points import Points
 
@@ -54,25 +54,24 @@ class HeatTarget:
         self._positions = [positions[np.argsort(positions[:, 0], kind="stable")] for positions in by_class]
 
     def cut(self, box: Box) -> NDArray[np.uint8]:
-        """Return the planes of a box, uint8 (height, width, num_classes), mirrored where it leaves the image.
+        """Return the planes of a box, uint8 (height, width, num_classes).
 
         Plane 0 holds class indices; plane k holds 255 exp(-d^2 / (2 sigma^2)), rounded, where d is the distance of the
-        pixel's centre to the nearest point of class k.
+        pixel's centre to the nearest point of class k. Beyond the image plane 0 is `IGNORE`: a mirrored image shows an
+        object that the border cuts as a whole one around the border, where nobody has labelled a point.
         """
         height, width = self.shape[:2]
-        rows, columns = mirror_indices(box.y, box.height, height), mirror_indices(box.x, box.width, width)
-        top, left = int(rows.min()), int(columns.min())
-        planes = self._inside(Box(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left))
-        if Box(0, 0, height, width).contains(box):
-            return planes
-        mirrored: NDArray[np.uint8] = planes.take(rows - top, axis=0).take(columns - left, axis=1)
-        return mirrored
+        planes = self._heat(box)
+        is_outside = np.ones(planes.shape[:2], bool)
+        is_outside[max(0, -box.y) : max(0, height - box.y), max(0, -box.x) : max(0, width - box.x)] = False
+        planes[is_outside, 0] = IGNORE
+        return planes
 
     def is_background(self, box: Box) -> bool:
         """Tell whether it is known without looking that all of a box inside is class 0."""
         return not any(len(self._around(positions, box, self._positive_px)) for positions in self._positions)
 
-    def _inside(self, box: Box) -> NDArray[np.uint8]:
+    def _heat(self, box: Box) -> NDArray[np.uint8]:
         planes = np.zeros((box.height, box.width, self.shape[2]), np.uint8)
         nearest = np.full(planes.shape[:2], np.nextafter(np.float32(self._positive_px**2), np.float32(np.inf)))
         for index, positions in enumerate(self._positions, start=1):

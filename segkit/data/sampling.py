@@ -69,6 +69,8 @@ class PatchSource:
         Places in each image, whose surroundings are a share `hard_share` of the patches; nothing there, none.
     hard_share
         `balanced` and it make at most 1.
+    beyond_px
+        How far patches may leave their images, >= 0. Images are mirrored there; what targets are, they say.
     """
 
     def __init__(
@@ -82,16 +84,19 @@ class PatchSource:
         objects: Sequence[ObjectBoxes] | None = None,
         hard: Sequence[Mined] = (),
         hard_share: float = 0.0,
+        beyond_px: int = 0,
     ) -> None:
         assert images, "no images"
         assert all(len(target.shape) == 3 for target in targets)
         assert all(image.shape[:2] == target.shape[:2] for image, target in zip(images, targets, strict=True))
         assert num_classes <= IGNORE
         assert balanced + hard_share <= 1 + 1e-9
+        assert beyond_px >= 0
         self.images = images
         self.targets = targets
         self.patch_px = patch_px
         self.balanced = balanced
+        self._beyond_px = beyond_px
         self._indices: list[ClassIndex] = [
             RowIndex(target, num_classes) if isinstance(target, np.ndarray) else BlockIndex(target, num_classes)
             for target in targets
@@ -100,8 +105,7 @@ class PatchSource:
         self._classes = [index for index, pixels in enumerate(self._class_pixels) if pixels[-1] > 0]
         self._objects = _by_class(objects or [], num_classes)
         self._hard, self._hard_share = WeightedPlaces(hard), hard_share
-        # Positions of a patch in an image; an image smaller than the patch has one.
-        positions = [self._free(image.shape[0]) * self._free(image.shape[1]) for image in images]
+        positions = [len(self._starts(image.shape[0])) * len(self._starts(image.shape[1])) for image in images]
         self._positions = np.cumsum(positions)
 
     def draw(self, rng: np.random.Generator, context_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -141,12 +145,9 @@ class PatchSource:
         number = int(np.searchsorted(self._positions, position, side="right"))
         height, width = self.targets[number].shape[:2]
         inside = position - (int(self._positions[number - 1]) if number else 0)
-        y, x = divmod(inside, self._free(width))
-        return (
-            number,
-            y if height >= self.patch_px else self._centred(height),
-            (x if width >= self.patch_px else self._centred(width)),
-        )
+        rows, columns = self._starts(height), self._starts(width)
+        y, x = divmod(inside, len(columns))
+        return number, rows[y], columns[x]
 
     def _around_class(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Draw a class, one of its objects or pixels, and a patch around its middle."""
@@ -169,14 +170,15 @@ class PatchSource:
         x = column - self.patch_px // 2 + int(jitter[1])
         return number, self._clamp(y, height), self._clamp(x, width)
 
-    def _free(self, size: int) -> int:
-        return max(size - self.patch_px, 0) + 1
-
-    def _centred(self, size: int) -> int:
-        return -((self.patch_px - size) // 2)
+    def _starts(self, size: int) -> range:
+        """Return where a patch may begin in an image of this height or width; one that is too small has one place."""
+        first, last = -self._beyond_px, size - self.patch_px + self._beyond_px
+        centred = -((self.patch_px - size) // 2)
+        return range(first, last + 1) if first <= last else range(centred, centred + 1)
 
     def _clamp(self, start: int, size: int) -> int:
-        return min(max(start, 0), size - self.patch_px) if size >= self.patch_px else self._centred(size)
+        starts = self._starts(size)
+        return min(max(start, starts[0]), starts[-1])
 
 
 def cut(image: Image | Target, box: Box) -> NDArray[np.uint8]:

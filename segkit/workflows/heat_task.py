@@ -144,6 +144,9 @@ def heat_source(
         objects=[_boxes_of(one.points) for one in images],
         hard=hard,
         hard_share=hard_share,
+        # A point at the border can lie in the middle half of a patch, as any other, so that the network learns what an
+        # object looks like that the border cuts.
+        beyond_px=patch_px // 4,
     )
 
 

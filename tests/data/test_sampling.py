@@ -104,6 +104,31 @@ def test_unbalanced_positions_are_even() -> None:
     assert len(large) == pytest.approx(3000 * 20 / 28, rel=0.1)  # 25 and 3 positions; row 0 is in both images
 
 
+def test_patches_may_leave_their_image_by_as_much_as_is_said() -> None:
+    mask = np.zeros((12, 20), np.uint8)
+    mask[0, 0] = 1
+    source = PatchSource([numbered(12, 20)], [mask[..., None]], patch_px=8, balanced=0.5, num_classes=2, beyond_px=3)
+    drawn = [source.draw(sample_rng(4, 0, i), 8)[0][..., :2] for i in range(4000)]
+    # Mirrored, the first pixel of a patch that begins 1 to 3 pixels before the image is one of its first three.
+    assert len({patch.tobytes() for patch in drawn}) == (12 - 8 + 1 + 6) * (20 - 8 + 1 + 6)
+    assert {int(patch[0, 0, 0]) for patch in drawn} == set(range(12 - 8 + 3 + 1))
+
+
+def test_with_a_quarter_beyond_even_a_corner_lies_in_the_middle_half_of_patches() -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    mask[0, 0] = 1
+    source = PatchSource([numbered(60, 60)], [mask[..., None]], patch_px=16, balanced=1.0, num_classes=2, beyond_px=4)
+    drawn = [source.draw(sample_rng(5, 0, i), 16)[1][..., 0] for i in range(300)]
+    # Of two classes it is one, so half of the patches are drawn around it.
+    assert sum(int(target[4, 4]) for target in drawn) > 120
+
+
+def test_an_image_smaller_than_patches_lies_in_their_middle_however_far_they_may_leave_it() -> None:
+    target = np.zeros((5, 5, 1), np.uint8)
+    source = PatchSource([numbered(5, 5)], [target], patch_px=16, balanced=0, num_classes=1, beyond_px=4)
+    assert len({source.draw(sample_rng(6, 0, i), 16)[0].tobytes() for i in range(20)}) == 1
+
+
 def test_not_labelled_pixels_are_no_class() -> None:
     mask = np.full((40, 40), IGNORE, np.uint8)
     mask[10, 10] = 0

@@ -44,7 +44,7 @@ def planes_first(array: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def learn(task: HeatTask, run: Path, steps: int = 40) -> list[float]:
+def learn(task: HeatTask, run: Path, steps: int = 60) -> list[float]:
     """The least that a training is."""
     samples = task.samples_of_round(0, run)
     optimiser = torch.optim.AdamW(task.trained.parameters(), lr=1e-2)
