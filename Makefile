@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-image rehearsal bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
+.PHONY: help setup demo test check check-image rehearsal bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference results gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
@@ -113,6 +113,7 @@ reference: setup  ## compare metrics with reference implementations (installed i
 
 real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; 45 minutes)
 	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
+	$(BIN)/segkit evaluate --data $(REAL_DATA)/isbi2012_em --model runs/isbi2012 --set dihedral=true --out evaluation/isbi2012
 	$(BIN)/segkit predict $(REAL_DATA)/isbi2012_em/images --model runs/isbi2012 --dihedral --probability --out predictions/isbi2012
 	$(BIN)/python benchmarks/isbi2012.py --data $(REAL_DATA)/isbi2012_em --predictions predictions/isbi2012
 
@@ -124,7 +125,8 @@ real-dsb2018: setup  ## train and measure on DSB 2018, by modality (likewise)
 real-glioma: setup  ## train and measure on glioma nuclei (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/glioma_nuclei --config configs/glioma_nuclei.yaml --out runs/glioma
 	$(BIN)/segkit evaluate --data $(REAL_DATA)/glioma_nuclei --model runs/glioma --split test --set dihedral=true --out evaluation/glioma
-	$(BIN)/python benchmarks/otsu_baseline.py --data $(REAL_DATA)/glioma_nuclei --split test
+	$(BIN)/python benchmarks/otsu_baseline.py --data $(REAL_DATA)/glioma_nuclei --split test --out predictions/glioma_otsu
+	$(BIN)/segkit evaluate --pred predictions/glioma_otsu --truth $(REAL_DATA)/glioma_nuclei --split test --set measure=pixels --out evaluation/glioma_otsu
 
 real-crc: setup  ## train, measure and look at nuclei from points (likewise)
 	$(BIN)/segkit train --data $(REAL_DATA)/crc_nuclei --config configs/crc_nuclei.yaml --out runs/crc
@@ -141,6 +143,9 @@ real-amibr: setup  ## train on mitoses with each network (an hour)
 		$(BIN)/segkit train --data $(REAL_DATA)/amibr_mitosis --config configs/amibr_mitosis.yaml --set model.form=$$1 --set patches.size_px=$$2 --out runs/amibr_$$1 && \
 		$(BIN)/segkit evaluate --data $(REAL_DATA)/amibr_mitosis --model runs/amibr_$$1 --out evaluation/amibr_$$1 || exit; done
 	$(BIN)/segkit sliding-window $(REAL_DATA)/hpf_fields --model runs/amibr_dnn1 --stride 1 --mpp 0.25 --out detections/hpf
+
+results: setup  ## write RESULTS.md from what the real-... targets left in evaluation/
+	$(BIN)/python benchmarks/results.py $(foreach name,isbi2012 dsb2018 crc crc_unet glioma glioma_otsu,$(name)=evaluation/$(name))
 
 clean:  ## remove what the demo, the tests and the tools leave
 	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks_cache

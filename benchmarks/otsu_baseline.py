@@ -1,9 +1,10 @@
 """What a threshold on the haematoxylin channel reaches: Dice of nuclei against background.
 
-    python benchmarks/otsu_baseline.py --data sample_data --split test
+    python benchmarks/otsu_baseline.py --data sample_data --split test [--out predictions/otsu]
 
 For each image Otsu's threshold on the haematoxylin channel of scikit-image's `rgb2hed`; beside it the oracle, the
-best single threshold over all images of the split, chosen with the truth: no global threshold can do better.
+best single threshold over all images of the split, chosen with the truth: no global threshold can do better. With
+--out the masks are written, for `segkit evaluate --pred predictions/otsu --truth sample_data --set measure=pixels`.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 from skimage.io import imread
@@ -54,12 +56,17 @@ def main() -> None:
         "--data", type=Path, required=True, help="data folder with images/, labels/ or masks/, splits.csv"
     )
     parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path, help="folder for the masks, 0 and 255")
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
     names = images_of_split(arguments.data, arguments.split)
     pairs = [read_pair(arguments.data, name) for name in names]
     counts = []
     for name, (haematoxylin, nuclei) in zip(names, pairs, strict=True):
         above = haematoxylin > threshold_otsu(haematoxylin)
+        if arguments.out:
+            Image.fromarray(above.astype(np.uint8) * 255).save(arguments.out / f"{name}.png")
         count = (np.count_nonzero(above & nuclei), np.count_nonzero(above), np.count_nonzero(nuclei))
         counts.append(count)
         print(f"{name:32} {dice(*count):.3f}")

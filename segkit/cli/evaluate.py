@@ -111,9 +111,25 @@ def _show_pixels(report: "PixelReport") -> None:
         [
             f"Dice {report.headline}, mean of the foreground classes",
             f"Pixel error {report.pixel_error_pooled}",
+            *_further_pixel_lines(report),
             f"Images: {len(report.images)}; {_intervals_in_words(report)}",
         ]
     )
+
+
+def _further_pixel_lines(report: "PixelReport") -> list[str]:
+    from segkit.evaluation.pixel_exports import name_of_metric
+
+    lines = []
+    if report.surfaces is not None:
+        metrics = (f"hd95_{report.surfaces.unit}", f"assd_{report.surfaces.unit}", "nsd")
+        told = ", ".join(f"{name_of_metric(metric)} {report.foreground.mean[metric]}" for metric in metrics)
+        lines.append(f"{told} within {report.surfaces.tolerance}, means over images")
+    lines += [f"ECE {one.pooled['ece']} of {one.name}" for one in report.calibrations]
+    if report.membranes is not None:
+        v_rand, v_info = report.membranes.headline, report.membranes.mean["v_info"]
+        lines.append(f"V-Rand {v_rand}, V-Info {v_info}: cells between {report.membranes.membrane}, means over images")
+    return lines
 
 
 def _show_objects(report: "ObjectReport") -> None:

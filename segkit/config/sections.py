@@ -98,13 +98,28 @@ class ComputeConfig(Section):
 class EvaluateConfig(Section):
     """Everything that defines an evaluation."""
 
-    split: Literal["train", "val", "test", "all"] = Field("val", description="Images that are measured.")
+    split: Literal["train", "val", "test", "all"] | Auto = Field(
+        AUTO, description="Images that are measured; auto: val, and of given predictions all that there are."
+    )
     bootstrap: Positive = Field(1000, description="Resamplings of the images behind each 95 % interval.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the resampling.")
     dihedral: bool = Field(False, description=DIHEDRAL_HELP)
     inexact: bool = Field(False, description=INEXACT_HELP)
     measure: Literal["auto", "pixels", "objects", "points"] = Field(
         "auto", description="Given predictions: what is measured; auto: what the two folders hold."
+    )
+    surface_tolerance: Length = Field(
+        "2px", description="Pixels: boundaries no farther apart than this agree (NSD), e.g. 2px or 1um."
+    )
+    membrane: str = Field(
+        AUTO,
+        description="Pixels: the class of membranes between cells, for V-Rand and V-Info; auto: of two classes the one "
+        "called membrane, border, boundary or wall; none.",
+    )
+    membrane_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["auto", "none"] = Field(
+        AUTO,
+        description="Membranes: a threshold of the probability of cell to report beside the masks; auto: chosen on "
+        "images of another split (for test: val, for val: train); none.",
     )
     match_radius: Length | Auto = Field(
         AUTO, description="Points: a detection within this distance of a point is right; auto: the model's."

@@ -144,6 +144,44 @@ def count_of_class(
     return _count(probability, _outcome_by_class(class_index)[truth], num_bins)
 
 
+def count_of_not_background(
+    probability: NDArray[np.generic], truth: NDArray[np.uint8], *, num_bins: int = NUM_BINS
+) -> Calibration:
+    """Count how often pixels are of any class but the first, by the probability that was predicted for that.
+
+    Parameters
+    ----------
+    probability, truth
+        As of `count_of_class`.
+
+    Raises
+    ------
+    ValueError
+        As of `count_of_class`.
+    """
+    outcome = np.ones(256, np.uint8)
+    outcome[0] = 0
+    outcome[IGNORE] = _OUT
+    return _count(probability, outcome[truth], num_bins)
+
+
+def count_of_levels(
+    missed: NDArray[np.int64], came_true: NDArray[np.int64], *, num_bins: int = NUM_BINS
+) -> Calibration:
+    """Return the sums for probabilities of uint8 by how often each did and did not come true, int64 (256,)."""
+    level = np.arange(256)
+    # The bin of v / 255 is the number of edges k / K below it: in whole numbers, as with 15 bins levels lie on edges.
+    bins = np.maximum(-(-level * num_bins // _FULL) - 1, 0)
+    pixels = missed + came_true
+    squares = missed @ level**2 + came_true @ (_FULL - level) ** 2
+    return Calibration(
+        np.bincount(bins, pixels, num_bins).astype(np.int64),
+        np.bincount(bins, came_true, num_bins).astype(np.int64),
+        np.bincount(bins, pixels * level, num_bins) / _FULL,
+        float(squares) / _FULL**2,
+    )
+
+
 def count_of_top_label(
     probabilities: NDArray[np.generic], truth: NDArray[np.uint8], *, num_bins: int = NUM_BINS
 ) -> Calibration:
@@ -236,17 +274,7 @@ def _count_levels(levels: NDArray[np.uint8], outcome: NDArray[np.uint8], num_bin
         keys |= levels[start : start + _CHUNK_PX]
         sums += np.bincount(keys, minlength=sums.size)
     missed, came_true, _ = sums.reshape(3, 256)
-    level = np.arange(256)
-    # The bin of v / 255 is the number of edges k / K below it: in whole numbers, as with 15 bins levels lie on edges.
-    bins = np.maximum(-(-level * num_bins // _FULL) - 1, 0)
-    pixels = missed + came_true
-    squares = missed @ level**2 + came_true @ (_FULL - level) ** 2
-    return Calibration(
-        np.bincount(bins, pixels, num_bins).astype(np.int64),
-        np.bincount(bins, came_true, num_bins).astype(np.int64),
-        np.bincount(bins, pixels * level, num_bins) / _FULL,
-        float(squares) / _FULL**2,
-    )
+    return count_of_levels(missed, came_true, num_bins=num_bins)
 
 
 def _count_floats(probability: NDArray[np.float64], outcome: NDArray[np.uint8], num_bins: int) -> Calibration:

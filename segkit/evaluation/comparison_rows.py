@@ -52,12 +52,13 @@ _EVERY: Final = "all"
 _FOREGROUND: Final = "foreground"
 
 _COUNTS: Final = re.compile(r"(tp|fp|fn|tn|num|iou_sum|hard_negative_hits)(_.*)?")  # columns that are no metrics
+_OF_TRUTH: Final = re.compile(r"area_mm2|true_per_\w+|mean_true_area_\w+")  # the same whatever was predicted
 _HIGHER: Final = re.compile(
     r"(dice|iou|precision|recall|specificity|f1|average_precision|mean_average_precision|matched_iou|panoptic_quality|"
-    r"aji|nsd|sensitivity|rand_score|rand_f|v_rand|v_info|accuracy)(_.*)?"
+    r"aji|nsd|sensitivity|rand_score|rand_precision|rand_recall|v_rand|v_info|accuracy)(_.*)?"
 )
 _LOWER: Final = re.compile(
-    r"(pixel_error|hd95|assd|hausdorff|ece|brier|absolute_count_error|rand_error|variation_of_information|vi)(_.*)?"
+    r"(pixel_error|hd95|hd|assd|hausdorff|ece|mce|brier|absolute_count_error|rand_error|variation_of_information|vi)(_.*)?"
 )
 
 _PIXELS: Final[Mapping[str, OfCounts]] = MappingProxyType(
@@ -217,8 +218,9 @@ def metrics_of(evaluations: Sequence[Rows], defined: Collection[str], thresholds
 
 
 def _is_metric(name: str, defined: Collection[str]) -> bool:
-    is_count = name in object_totals.TOTALS or _COUNTS.fullmatch(name) is not None
-    return not is_count and any(name == one or name.startswith(f"{one}_") for one in defined)
+    if name in object_totals.TOTALS or _COUNTS.fullmatch(name) or _OF_TRUTH.fullmatch(name):
+        return False
+    return any(name == one or name.startswith(f"{one}_") for one in defined)
 
 
 def better_of(name: str) -> Better | None:

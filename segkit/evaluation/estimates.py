@@ -22,9 +22,13 @@ class Estimate:
     high: float | None
 
     def __str__(self) -> str:
+        return self.in_words()
+
+    def in_words(self, digits: int = 3) -> str:
+        """Return the number and its interval with so many digits behind the point."""
         if self.low is None or self.high is None:
-            return format_value(self.value)
-        return f"{format_value(self.value)} ({self.low:.3f} to {self.high:.3f})"
+            return format_value(self.value, digits)
+        return f"{format_value(self.value, digits)} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +92,9 @@ def number(value: float | np.floating) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)
 
 
-def format_value(value: float | None) -> str:
-    """Return a metric for people, with 3 digits behind the point."""
-    return "undefined" if value is None else f"{value:.3f}"
+def format_value(value: float | None, digits: int = 3) -> str:
+    """Return a metric for people, with so many digits behind the point."""
+    return "undefined" if value is None else f"{value:.{digits}f}"
 
 
 def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from typing import Final
 
 from segkit.evaluation.comparison import ComparedMetric, Comparison, Difference
 from segkit.evaluation.estimates import Estimate, Resampled
+from segkit.evaluation.membrane_exports import BRIEF, LABELS, chosen_in_words, latex_rows
+from segkit.evaluation.membrane_tables import MembraneReport
 from segkit.evaluation.object_tables import ObjectReport
 from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
@@ -27,6 +29,18 @@ NAMES: Final = MappingProxyType(
         "panoptic_quality": "PQ",
         "aji": "AJI",
         "aji_plus": "AJI+",
+        "hd95_um": r"HD95 ($\mu$m)",
+        "hd95_px": "HD95 (px)",
+        "hd_um": r"HD ($\mu$m)",
+        "hd_px": "HD (px)",
+        "assd_um": r"ASSD ($\mu$m)",
+        "assd_px": "ASSD (px)",
+        "nsd": "NSD",
+        "ece": "ECE",
+        "mce": "MCE",
+        "brier": "Brier score",
+        **LABELS,
+        "vi_bits": "VI, bits",
     }
 )
 """What papers call metrics whose name in files is another; for the others `_` becomes a space."""
@@ -101,15 +115,42 @@ def as_latex(report: Tabular) -> str:
 
 
 def _pixel_table(report: PixelReport) -> str:
-    summaries = list(report.per_class[1:])
-    rows = [[escape(one.name), *_cells(one.pooled, _PIXELS)] for one in summaries]
-    if len(summaries) > 1:
-        rows.append(["mean", *_cells(report.foreground.pooled, _PIXELS)])
+    several = len(report.classes) > 2
+    summaries = [*report.per_class[1:], *([report.foreground] if several else [])]
+    rules = report.surfaces
+    means = () if rules is None else (f"hd95_{rules.unit}", f"assd_{rules.unit}", "nsd")
+    pooled = (*_PIXELS, *(["ece"] if "ece" in report.foreground.pooled else []))
+    rows = [
+        [
+            "mean" if one is report.foreground else escape(one.name),
+            *_cells(one.pooled, pooled),
+            *_cells(one.mean, means),
+        ]
+        for one in summaries
+    ]
     remarks = [
         f"Pooled over {len(report.images)} images, every pixel counts the same.",
         f"Pixel error over all classes: {report.pixel_error_pooled}.",
+        *(f"ECE that a pixel is {one.name}: {one.pooled['ece']}." for one in report.calibrations),
     ]
-    return _tabular(["class", *map(name_of_metric, _PIXELS)], rows, report, remarks)
+    if rules is not None:
+        remarks.append(
+            f"HD95, ASSD and NSD (tolerance {rules.tolerance}) are means over images, of which {rules.num_images} were "
+            "measured."
+        )
+    tables = [_tabular(["class", *map(name_of_metric, (*pooled, *means))], rows, report, remarks)]
+    tables += [] if report.membranes is None else [_membrane_table(report.membranes)]
+    return "\\par\\medskip\n".join(tables)
+
+
+def _membrane_table(report: MembraneReport) -> str:
+    rows = [[name, *map(format_estimate, estimates)] for name, estimates in latex_rows(report)]
+    remarks = [
+        f"Cells between the class {report.membrane}: means over {len(report.images)} images. V-Rand and V-Info after "
+        "border thinning, as in the ISBI 2012 challenge; Rand error and variation of information (VI) without.",
+        *filter(None, [chosen_in_words(report)]),
+    ]
+    return _tabular(["cells of", *map(name_of_metric, BRIEF)], rows, report, remarks)
 
 
 def _object_table(report: ObjectReport) -> str:
@@ -132,7 +173,7 @@ def _point_table(report: PointReport) -> str:
     if len(report.per_class) > 1:
         rows.append(["mean", *_cells(report.foreground, _POINTS)])
     radius = f"{report.radius_px:.4g} px" + ("" if report.radius_um is None else f" = {report.radius_um:.4g} um")
-    remarks = [f"Points matched within {radius}; pooled over {len(report.images)} images."]
+    remarks = [f"Points matched within {radius} by the rule {report.rule}; pooled over {len(report.images)} images."]
     return _tabular(["class", *map(name_of_metric, _POINTS)], rows, report, remarks)
 
 

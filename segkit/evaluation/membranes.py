@@ -29,7 +29,7 @@ adapted Rand error of scikit-image (`partitions.adapted_rand`), where all predic
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,20 +44,12 @@ from segkit.evaluation.partitions import (
     v_rand,
 )
 
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Thresholds on the cell probability that a sweep tries: 0.05, 0.10 .. 0.95."""
+THRESHOLDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.97, 0.99)
+"""Thresholds on the cell probability that a sweep tries: 0.05, 0.10 .. 0.95, and what a network that is sure needs."""
 
 _BORDER: Final = 0
 _DRY: Final = -1
 _OUTSIDE: Final = -2
-
-
-class Scored(Protocol):
-    """What a threshold can be chosen by."""
-
-    @property
-    def score(self) -> float | None:
-        """The score of one image; None where it is undefined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +128,36 @@ def rand_scores(
     return tuple(_rand_against(prediction > threshold, truth_labels) for threshold in thresholds)
 
 
-def best_threshold(scores: Sequence[Sequence[Scored]], thresholds: Sequence[float] = THRESHOLDS) -> tuple[float, float]:
-    """Return the threshold with the highest score averaged over images, and that average.
+def best_threshold(
+    scores: NDArray[np.float64], thresholds: Sequence[float] = THRESHOLDS, *, standard_errors: float = 0
+) -> tuple[float, float]:
+    """Return the threshold with the highest score averaged over images, and the average there.
 
-    `scores` holds a sweep for each image: the result of `rand_scores`, or the `v_rand` or `v_info` of those of
-    `thinned_sweep`. Among equals the one in their middle is returned. Choose on validation images only: the average
-    is optimistic for the images that it was chosen on.
+    Parameters
+    ----------
+    scores
+        Of N images at T thresholds, float64 (N, T), NaN where undefined. An image that has no score at one of the
+        thresholds is left out.
+    thresholds
+        T thresholds. Among equals the one in their middle is returned.
+    standard_errors
+        How far below the highest average one is its equal, in standard errors of that average over images. Scores
+        hardly change over a wide range of thresholds, and which of these is highest is chance: to use a threshold on
+        other images, take 1 (the rule of Breiman et al. 1984, Classification and Regression Trees, section 3.4.3).
+
+    Choose on validation images only: the average is optimistic for the images that it was chosen on.
 
     Raises
     ------
     ValueError
         No image has a defined score.
     """
-    values = np.array([[np.nan if s.score is None else s.score for s in image] for image in scores], np.float64)
-    defined = values[~np.isnan(values).any(axis=1)] if values.size else values
+    defined = scores[~np.isnan(scores).any(axis=1)] if scores.size else scores
     if not defined.size:
         raise ValueError("no image has two pixels in one cell, so there is no threshold to choose")
     means = defined.mean(axis=0)
-    best = np.flatnonzero(means == means.max())
+    errors = defined.std(axis=0, ddof=1) / np.sqrt(len(defined)) if len(defined) > 1 else np.zeros(len(means))
+    best = np.flatnonzero(means >= means.max() - standard_errors * errors[means.argmax()])
     chosen = best[len(best) // 2]
     return float(thresholds[chosen]), float(means[chosen])
 
@@ -196,10 +200,11 @@ def flooded(cells: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 DEFINITIONS: Final = MappingProxyType(
     {
-        "cell": "4-connected component of the pixels with a cell probability above the threshold",
+        "cell": "4-connected component of the pixels that are not membrane: in the predicted mask or, where a "
+        "threshold is named, of those with a higher probability of not being membrane",
         "v_rand": "V-Rand of ISBI 2012 (alpha 0.5): the predicted cells flood the predicted membrane to borders of one "
         "pixel; Rand score over the truth's cells, border pixels are segments of their own, ordered pairs that include "
-        "those of a pixel with itself; per image, then averaged",
+        "those of a pixel with itself",
         "v_rand_precision": "low where cells are merged (the paper's Rand merge score)",
         "v_rand_recall": "low where cells are split (the paper's Rand split score)",
         "v_info": "V-Info of ISBI 2012 (alpha 0.5): 2 I / (H(truth) + H(prediction)) after the same thinning",

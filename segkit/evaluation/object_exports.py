@@ -6,10 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import object_sizes, object_totals, objects
+from segkit.evaluation import object_densities, object_sizes, object_totals, objects, threshold_choice
 from segkit.evaluation.estimates import Estimate, format_value, number
 from segkit.evaluation.markdown import cell, table
-from segkit.evaluation.object_sizes import SizeRange
+from segkit.evaluation.object_sizes import SizeBin, SizeRange
 from segkit.evaluation.object_tables import (
     AP,
     GROUP,
@@ -18,7 +18,6 @@ from segkit.evaluation.object_tables import (
     ObjectReport,
     ObjectRow,
     ObjectSummary,
-    SizeBin,
 )
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
@@ -33,7 +32,13 @@ _AGGREGATES = MappingProxyType(
     }
 )
 _DEFINITIONS = MappingProxyType(
-    {**objects.DEFINITIONS, **object_totals.DEFINITIONS, **object_sizes.DEFINITIONS, **_AGGREGATES}
+    {
+        **objects.DEFINITIONS,
+        **object_totals.DEFINITIONS,
+        **object_sizes.DEFINITIONS,
+        **object_densities.DEFINITIONS,
+        **_AGGREGATES,
+    }
 )
 _OVERALL = MappingProxyType(
     {
@@ -43,6 +48,16 @@ _OVERALL = MappingProxyType(
         "count_error": "count error",
         "absolute_count_error": "absolute count error",
         "relative_count_error": "relative count error",
+    }
+)
+_DENSITIES = MappingProxyType(
+    {
+        "true_per_mm2": "true objects per mm2",
+        "predicted_per_mm2": "found objects per mm2",
+        "mean_true_area_um2": "mean area of a true object, um2",
+        "mean_predicted_area_um2": "mean area of a found object, um2",
+        "mean_true_area_px": "mean area of a true object, px",
+        "mean_predicted_area_px": "mean area of a found object, px",
     }
 )
 _NUM_LOWEST = 5  # images that the summary lists
@@ -78,6 +93,8 @@ def _csv_row(report: ObjectReport, row: ObjectRow) -> dict[str, Any]:
         MEAN_AP: row.mean_average_precision,
         **{f"{AP}_{threshold}": value for threshold, value in zip(at, row.average_precisions, strict=True)},
         **row.overall,
+        "area_mm2": _area(row.area_mm2),
+        **row.densities,
         **{name: value for name, value in row.totals.items() if name.endswith("_px")},
     }
     for threshold, counts in zip(at, row.counts, strict=True):
@@ -94,20 +111,23 @@ def as_json(report: ObjectReport) -> dict[str, Any]:
         "num_images": len(report.images),
         "class": report.name,
         "mpp": report.mpp,
+        "area_mm2": _area(report.area_mm2),
         "num_true": report.num_true,
         "num_predicted": report.num_predicted,
         "headline": {"metric": AP, "iou": report.thresholds[0], "how": "pooled", **asdict(report.headline)},
         "thresholds": list(report.thresholds),
         "pooled": _summary(report.pooled),
         "mean": _summary(report.mean),
+        "densities": _estimates(report.densities),
         "by_size": {
             "iou": report.thresholds[0],
             "ranges": "quartiles of true objects" if report.has_quartiles else "given",
-            "bins": [_bin(one, report.mpp) for one in report.by_size],
+            "bins": [_bin(one, report) for one in report.by_size],
         },
+        "choice": threshold_choice.as_json(report.choice),
         "groups": [_group(one) for one in report.groups],
         "intervals": report.intervals_as_json(),
-        "definitions": dict(_DEFINITIONS),
+        "definitions": _definitions(report),
     }
 
 
@@ -138,6 +158,9 @@ def as_markdown(report: ObjectReport) -> str:
                 for metric, name in _OVERALL.items()
             ],
         ),
+        "## Densities and areas",
+        table(["", "pooled"], [[_DENSITIES[name], one.in_words(1)] for name, one in report.densities.items()]),
+        _area_in_words(report),
         f"## By size, at IoU {first:g}",
         _size_table(report),
         *_group_parts(report),
@@ -154,10 +177,20 @@ def as_markdown(report: ObjectReport) -> str:
             ],
         ),
         "All images are in `metrics.csv`, all numbers with their definitions in `metrics.json`.",
+        *_threshold_parts(report),
         "## Definitions",
-        "\n".join(f"- {name}: {text}" for name, text in _DEFINITIONS.items()),
+        "\n".join(f"- {name}: {text}" for name, text in _definitions(report).items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _definitions(report: ObjectReport) -> dict[str, str]:
+    return {**_DEFINITIONS, **({} if report.choice is None else threshold_choice.DEFINITIONS)}
+
+
+def _area(area_mm2: float | None) -> float | None:
+    # A patch of 100 pixels is less than a thousandth of 1 mm2: more digits than for metrics.
+    return None if area_mm2 is None else round(area_mm2, 9)
 
 
 def _summary(summary: ObjectSummary) -> dict[str, Any]:
@@ -168,13 +201,12 @@ def _summary(summary: ObjectSummary) -> dict[str, Any]:
     }
 
 
-def _bin(one: SizeBin, mpp: float | None) -> dict[str, Any]:
-    high = one.range.high_px
+def _bin(one: SizeBin, report: ObjectReport) -> dict[str, Any]:
+    ends = {"low": one.range.low, "high": one.range.high}
+    um2 = 1.0 if report.sizes_in_um2 else None if report.mpp is None else report.mpp**2
     return {
-        "low_px": one.range.low_px,
-        "high_px": high,
-        "low_um2": None if mpp is None else number(one.range.low_px * mpp**2),
-        "high_um2": None if mpp is None or high is None else number(high * mpp**2),
+        **{f"{name}_px": None if report.sizes_in_um2 else end for name, end in ends.items()},
+        **{f"{name}_um2": None if um2 is None or end is None else number(end * um2) for name, end in ends.items()},
         "num_true": one.tp + one.fn,
         "tp": one.tp,
         "fp": one.fp,
@@ -189,6 +221,7 @@ def _group(one: ObjectGroup) -> dict[str, Any]:
         **{name: getattr(one, name) for name in counts},
         "pooled": _estimates(one.pooled),
         "mean": _estimates(one.mean),
+        "densities": _estimates(one.densities),
     }
 
 
@@ -209,7 +242,7 @@ def _threshold_table(report: ObjectReport, summary: ObjectSummary) -> str:
 def _size_table(report: ObjectReport) -> str:
     rows = [
         [
-            _range_in_words(one.range, report.mpp),
+            _range_in_words(one.range, report),
             *(str(count) for count in (one.tp + one.fn, one.tp, one.fp, one.fn)),
             *(str(one.metrics[metric]) for metric in ("f1", "recall", "matched_iou")),
         ]
@@ -218,16 +251,17 @@ def _size_table(report: ObjectReport) -> str:
     return table(["area", "true", "TP", "FP", "FN", "F1", "recall", "matched IoU (SQ)"], rows)
 
 
-def _range_in_words(of: SizeRange, mpp: float | None) -> str:
+def _range_in_words(of: SizeRange, report: ObjectReport) -> str:
     def words(low: float, high: float | None, unit: str) -> str:
         if high is None:
             return f"{low:.4g} {unit} or more" if low else "any"
         return f"{low:.4g} to {high:.4g} {unit}" if low else f"below {high:.4g} {unit}"
 
-    px = words(of.low_px, of.high_px, "px")
-    if mpp is None or px == "any":
-        return px
-    return f"{px} ({words(of.low_px * mpp**2, None if of.high_px is None else of.high_px * mpp**2, 'um2')})"
+    own = words(of.low, of.high, "um2" if report.sizes_in_um2 else "px")
+    if report.mpp is None or own == "any":
+        return own
+    um2 = report.mpp**2
+    return f"{own} ({words(of.low * um2, None if of.high is None else of.high * um2, 'um2')})"
 
 
 def _group_parts(report: ObjectReport) -> Iterator[str]:
@@ -250,5 +284,33 @@ def _group_parts(report: ObjectReport) -> Iterator[str]:
                     *(str(one.pooled[metric]) for metric in (AP, "f1", "panoptic_quality", "aji", MEAN_AP, "dice")),
                 ]
                 for one in shown
+            ],
+        )
+
+
+def _area_in_words(report: ObjectReport) -> str:
+    if report.area_mm2 is None:
+        return "The pixel size, or what is labelled, is not known, and so there are no numbers per mm2."
+    return f"{report.area_mm2:.4g} mm2 are labelled."
+
+
+def _threshold_parts(report: ObjectReport) -> Iterator[str]:
+    """Yield how the thresholds were chosen, and what others would give on these images."""
+    if report.choice is None:
+        return
+    yield "## Thresholds"
+    yield " ".join(threshold_choice.sentences_of(report.choice))
+    yield table(["parameter", "used"], [[cell(name), f"{value:g}"] for name, value in report.choice.parameters.items()])
+    for sweep in report.choice.sweeps:
+        yield f"{report.choice.metric_in_words} with other values of {cell(sweep.parameter)}, for information:"
+        columns = [f"on {sweep.num_images} of these images", *(["in validation"] if sweep.validation else [])]
+        yield table(
+            [cell(sweep.parameter), *columns],
+            [
+                [
+                    f"{value:g}{' (used)' if value == sweep.used else ''}",
+                    *("" if one is None else format_value(one) for one in scores[: len(columns)]),
+                ]
+                for value, *scores in threshold_choice.side_by_side(sweep)
             ],
         )

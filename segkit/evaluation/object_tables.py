@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.evaluation import confidence, object_totals, objects
+from segkit.evaluation import confidence
 from segkit.evaluation.estimates import (
     Estimate,
     Resampled,
@@ -21,9 +21,12 @@ from segkit.evaluation.estimates import (
     number,
     weights_of_set_and_samples,
 )
-from segkit.evaluation.object_sizes import SizeRange, count_by_size, quartile_edges, ranges
+from segkit.evaluation.object_densities import densities_of, pooled_densities, sums_of
+from segkit.evaluation.object_sizes import SizeBin, count_by_size, quartile_edges, size_bins
 from segkit.evaluation.object_totals import TOTALS, totals_of
+from segkit.evaluation.object_values import Measured, Values, mean_values, metrics_of, pooled_values
 from segkit.evaluation.objects import THRESHOLDS, Overlaps, count_objects
+from segkit.evaluation.threshold_choice import Choice
 
 AP = "average_precision"
 MEAN_AP = "mean_average_precision"
@@ -46,7 +49,8 @@ class ObjectRow:
     `counts` and `average_precisions` have a value for each threshold; `metrics` (by the names of `objects.METRICS`) is
     at the first one, `mean_average_precision` the mean over all; `overall` (by the names of `object_totals.METRICS`)
     and the `totals` that it is made of (by those of `object_totals.TOTALS`) know no threshold. `attributes` is what
-    else is known of the image, by name.
+    else is known of the image, by name; `area_mm2` what is labelled of it, None where unknown; `densities` are numbers
+    per area and mean areas (see `object_densities`).
     """
 
     image: str
@@ -58,6 +62,8 @@ class ObjectRow:
     mean_average_precision: float | None
     overall: Mapping[str, float | None]
     totals: Mapping[str, int]
+    area_mm2: float | None
+    densities: Mapping[str, float | None]
 
     @property
     def tp(self) -> int:
@@ -113,8 +119,8 @@ class ObjectGroup:
     """The images of a group, or of one value of an attribute: `by` says of what, `name` which.
 
     Counts are at the first threshold. `pooled` and `mean` have the metrics of `objects.METRICS` there,
-    `mean_average_precision`, and those of `object_totals.METRICS`. There are intervals where it holds at least two of
-    the units that the bootstrap draws.
+    `mean_average_precision`, and those of `object_totals.METRICS`; `densities` are pooled. There are intervals where it
+    holds at least two of the units that the bootstrap draws.
     """
 
     by: str
@@ -128,20 +134,7 @@ class ObjectGroup:
     fn: int
     pooled: Mapping[str, Estimate]
     mean: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True, slots=True)
-class SizeBin:
-    """Objects of a range of areas in all images, at the first threshold: see `object_sizes` for what counts where.
-
-    `metrics` has those of `objects.METRICS`, pooled.
-    """
-
-    range: SizeRange
-    tp: int
-    fp: int
-    fn: int
-    metrics: Mapping[str, Estimate]
+    densities: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +143,10 @@ class ObjectReport(Resampled):
 
     `num_true` and `num_predicted` are numbers of objects, of the class `name`, in all images. `has_quartiles` says
     that the bins of `by_size` are quarters of the true objects, and not sizes that were given. `mpp` is micrometres per
-    pixel, None where unknown.
+    pixel, None where unknown or not the same for all images: where it differs `sizes_in_um2` says that the bins are in
+    um2, not in pixels. `area_mm2` is what is labelled, None where unknown; `densities` are numbers per area and mean
+    areas (see `object_densities`), pooled. `choice` is how the thresholds that made objects of a model's maps were
+    chosen, None where nobody knows; it is for whoever knows to add.
     """
 
     name: str
@@ -163,7 +159,11 @@ class ObjectReport(Resampled):
     mean: ObjectSummary
     by_size: tuple[SizeBin, ...]
     has_quartiles: bool
+    sizes_in_um2: bool
+    area_mm2: float | None
+    densities: Mapping[str, Estimate]
     groups: tuple[ObjectGroup, ...]
+    choice: Choice | None = None
 
     @property
     def headline(self) -> Estimate:
@@ -179,7 +179,8 @@ def measure_objects(
     thresholds: Sequence[float] = THRESHOLDS,
     groups: Sequence[str] | None = None,
     attributes: Mapping[str, Sequence[str]] | None = None,
-    mpp: float | None = None,
+    mpp: float | Sequence[float] | None = None,
+    areas_px: Sequence[int] | None = None,
     size_edges_px: Sequence[float] | None = None,
     num_samples: int = confidence.NUM_SAMPLES,
     seed: int = 0,
@@ -202,9 +203,12 @@ def measure_objects(
         What else is known of the images (scanner, modality), a value for each: there are rows for them as for groups,
         and intervals are what they are without.
     mpp
-        Micrometres per pixel of all images; None where unknown.
+        Micrometres per pixel of all images, or of each; None where unknown.
+    areas_px
+        What is labelled of each image, in pixels: the image, less what is not labelled; None: unknown.
     size_edges_px
-        Areas, ascending, that divide objects by size, in pixels; None: the quartiles of the true objects.
+        Areas, ascending, that divide objects by size, in pixels (um2 where `mpp` is that of each image); None: the
+        quartiles of the true objects.
     num_samples, seed
         Of the bootstrap. With a single image or group, intervals are None.
 
@@ -214,28 +218,39 @@ def measure_objects(
         The lengths do not fit together, names repeat, or edges do not ascend.
     """
     labels = {} if attributes is None else {key: tuple(values) for key, values in attributes.items()}
-    _require_consistent(names, overlaps, thresholds, labels)
+    mpps = None if mpp is None else np.array([mpp] * len(names) if isinstance(mpp, float | int) else mpp, np.float64)
+    _require_consistent(names, overlaps, thresholds, labels, mpps, areas_px)
     weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
-    measured = _Measured(
+    totals = np.stack([totals_of(one) for one in overlaps]).astype(np.float64)
+    measured = Measured(
         np.stack([count_objects(one, thresholds) for one in overlaps]),
-        np.stack([totals_of(one) for one in overlaps]).astype(np.float64),
+        totals,
+        sums_of(totals, None if areas_px is None else np.array(areas_px, np.float64), mpps),
+        mpps is not None,
     )
-    edges = quartile_edges(overlaps) if size_edges_px is None else tuple(size_edges_px)
-    sizes = np.stack([count_by_size(one, thresholds[0], edges) for one in overlaps])
+    differs = mpps is not None and not isinstance(mpp, float | int)
+    pixel_areas = (mpps**2).tolist() if differs and mpps is not None else [1.0] * len(names)
+    edges = quartile_edges(overlaps, pixel_areas) if size_edges_px is None else tuple(size_edges_px)
+    sizes = np.stack(
+        [count_by_size(one, thresholds[0], edges, area) for one, area in zip(overlaps, pixel_areas, strict=True)]
+    )
     units = names if groups is None else groups
     divisions = labels if groups is None else {GROUP: tuple(groups), **labels}
     num_true, num_predicted = (int(total) for total in measured.totals[:, -2:].sum(axis=0))
     return ObjectReport(
         name=name,
         thresholds=tuple(thresholds),
-        mpp=mpp,
+        mpp=float(mpp) if isinstance(mpp, float | int) else None,
         num_true=num_true,
         num_predicted=num_predicted,
         images=_rows(names, groups, labels, measured),
-        pooled=_summary(_pooled(measured, weights)),
-        mean=_summary(_mean(measured, weights)),
-        by_size=_size_bins(edges, sizes, weights),
+        pooled=_summary(pooled_values(measured, weights)),
+        mean=_summary(mean_values(measured, weights)),
+        by_size=size_bins(edges, sizes, weights),
         has_quartiles=size_edges_px is None,
+        sizes_in_um2=differs,
+        area_mm2=_defined(float(measured.sums[:, -1].sum())),
+        densities=pooled_densities(measured.sums, weights, has_mpp=measured.has_mpp),
         groups=tuple(
             _group(by, value, np.array([one == value for one in values]), units, measured, weights)
             for by, values in divisions.items()
@@ -248,42 +263,7 @@ def measure_objects(
     )
 
 
-class _Measured(NamedTuple):
-    """Counts of each image at each threshold, (N, T, 4), and its totals, (N, 9); float64."""
-
-    counts: NDArray[np.float64]
-    totals: NDArray[np.float64]
-
-
-class _Values(NamedTuple):
-    """Metrics by name in the set, first, and in its samples: at each threshold (1 + B, T), and overall (1 + B,)."""
-
-    at: dict[str, NDArray[np.float64]]
-    overall: dict[str, NDArray[np.float64]]
-
-
-def _metrics(measured: _Measured) -> _Values:
-    """Compute every metric: of each image, or of each sum of images."""
-    return _Values(
-        {metric: of(measured.counts) for metric, of in objects.METRICS.items()},
-        {metric: of(measured.totals) for metric, of in object_totals.METRICS.items()},
-    )
-
-
-def _pooled(measured: _Measured, weights: NDArray[np.float64]) -> _Values:
-    return _metrics(_Measured(*(confidence.pooled_over_images(one, weights) for one in measured)))
-
-
-def _mean(measured: _Measured, weights: NDArray[np.float64]) -> _Values:
-    return _Values(
-        *(
-            {metric: confidence.mean_over_images(values, weights) for metric, values in part.items()}
-            for part in _metrics(measured)
-        )
-    )
-
-
-def _summary(values: _Values) -> ObjectSummary:
+def _summary(values: Values) -> ObjectSummary:
     return ObjectSummary(
         at={metric: tuple(estimate(column) for column in samples.T) for metric, samples in values.at.items()},
         mean_average_precision=estimate(mean_of_defined(values.at[AP])),
@@ -296,12 +276,12 @@ def _group(
     name: str,
     members: NDArray[np.bool_],
     units: Sequence[str],
-    measured: _Measured,
+    measured: Measured,
     weights: NDArray[np.float64],
 ) -> ObjectGroup:
     """Measure the images that `members` (N,) marks; `units` has what the bootstrap draws each image with."""
     num_units = len({unit for unit, is_member in zip(units, members, strict=True) if is_member})
-    inside = _Measured(measured.counts[members], measured.totals[members])
+    inside = Measured(measured.counts[members], measured.totals[members], measured.sums[members], measured.has_mpp)
     # The samples of a single unit are multiples of it.
     drawn = weights[:, members] if num_units > 1 else weights[:1, members]
     tp, fp, fn = inside.counts[:, 0, :3].sum(axis=0).astype(int).tolist()
@@ -315,12 +295,13 @@ def _group(
         tp=tp,
         fp=fp,
         fn=fn,
-        pooled=_estimates(_pooled(inside, drawn)),
-        mean=_estimates(_mean(inside, drawn)),
+        pooled=_estimates(pooled_values(inside, drawn)),
+        mean=_estimates(mean_values(inside, drawn)),
+        densities=pooled_densities(inside.sums, drawn, has_mpp=inside.has_mpp),
     )
 
 
-def _estimates(values: _Values) -> dict[str, Estimate]:
+def _estimates(values: Values) -> dict[str, Estimate]:
     """Return estimates at the first threshold, and those that know none."""
     return {
         **{metric: estimate(samples[:, 0]) for metric, samples in values.at.items()},
@@ -329,29 +310,14 @@ def _estimates(values: _Values) -> dict[str, Estimate]:
     }
 
 
-def _size_bins(edges: Sequence[float], sizes: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[SizeBin, ...]:
-    """Return the bins of counts (N, bins, 4)."""
-    sums = confidence.pooled_over_images(sizes, weights)
-    values = {metric: of(sums) for metric, of in objects.METRICS.items()}
-    return tuple(
-        SizeBin(
-            range=of_size,
-            tp=int(sums[0, index, 0]),
-            fp=int(sums[0, index, 1]),
-            fn=int(sums[0, index, 2]),
-            metrics={metric: estimate(samples[:, index]) for metric, samples in values.items()},
-        )
-        for index, of_size in enumerate(ranges(edges))
-    )
-
-
 def _rows(
     names: Sequence[str],
     groups: Sequence[str] | None,
     attributes: Mapping[str, Sequence[str]],
-    measured: _Measured,
+    measured: Measured,
 ) -> tuple[ObjectRow, ...]:
-    values = _metrics(measured)
+    values = metrics_of(measured.counts, measured.totals)
+    densities = densities_of(measured.sums, has_mpp=measured.has_mpp)
     mean_of_image = mean_of_defined(values.at[AP])
     return tuple(
         ObjectRow(
@@ -367,6 +333,8 @@ def _rows(
             mean_average_precision=number(mean_of_image[image]),
             overall={metric: number(of_images[image]) for metric, of_images in values.overall.items()},
             totals={total: int(value) for total, value in zip(TOTALS, measured.totals[image], strict=True)},
+            area_mm2=_defined(float(measured.sums[image, -1])),
+            densities={name: number(of_images[image]) for name, of_images in densities.items()},
         )
         for image, name in enumerate(names)
     )
@@ -377,6 +345,8 @@ def _require_consistent(
     overlaps: Sequence[Overlaps],
     thresholds: Sequence[float],
     attributes: Mapping[str, Sequence[str]],
+    mpps: NDArray[np.float64] | None,
+    areas_px: Sequence[int] | None,
 ) -> None:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"need at least one image and different names, got {tuple(names)}")
@@ -385,3 +355,11 @@ def _require_consistent(
     for key, values in attributes.items():
         if len(values) != len(names) or key in {"image", GROUP}:
             raise ValueError(f"attribute {key!r} has {len(values)} values for {len(names)} images, or a name in use")
+    if mpps is not None and (mpps.shape != (len(names),) or not (mpps > 0).all()):
+        raise ValueError(f"needed is one mpp > 0 for all of {len(names)} images, or for each, got {mpps.tolist()}")
+    if areas_px is not None and (len(areas_px) != len(names) or min(areas_px) < 0):
+        raise ValueError(f"needed is an area for each of {len(names)} images, got {list(areas_px)}")
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value

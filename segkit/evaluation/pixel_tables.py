@@ -1,8 +1,9 @@
 """Tables of pixel metrics: per image and class, pooled and averaged over images, with intervals.
 
-Two ways to get one number from many images, both given: *pooled* adds the images' confusion matrices up and then
-computes the metric (every pixel counts the same); *mean* computes it per image and averages the defined values
-(every image counts the same). The *foreground* is the mean over the classes 1 .. C-1.
+Two ways to get one number from many images, both given: *pooled* adds the images' counts up and then computes the
+metric (every pixel counts the same); *mean* computes it per image and averages the defined values (every image counts
+the same). The *foreground* is the mean over the classes 1 .. C-1. Distances and calibrations are in the same tables,
+where they were measured; the background has none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.evaluation import confidence, pixels
+from segkit.evaluation.calibration_tables import Calibrations, CalibrationSummary
 from segkit.evaluation.estimates import (
     Estimate,
     Resampled,
@@ -20,11 +22,21 @@ from segkit.evaluation.estimates import (
     number,
     weights_of_set_and_samples,
 )
+from segkit.evaluation.membrane_tables import MembraneReport
+from segkit.evaluation.surface_tables import Surfaces, Unit
+
+GROUP = "group"
+NOT_BACKGROUND = "not background"
+"""What the event is called that a pixel is of any class but the background."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class in one image: counts in pixels, metrics by the names of `pixels.CLASS_METRICS`."""
+    """One class in one image: counts in pixels, metrics by the names that files give them.
+
+    `metrics` has those of `pixels.CLASS_METRICS`, and of foreground classes those of `Surfaces.by_image` and
+    `Calibrations.by_image` that were measured.
+    """
 
     image: str
     group: str | None
@@ -38,19 +50,31 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image: mean Dice of the foreground classes that it or its prediction holds, and pixel error."""
+    """One image.
+
+    `foreground` has the metrics as means over the foreground classes for which they are defined; `calibration` those of
+    the event that a pixel is not background, if they are known of it and not of each class. `attributes` is what else
+    is known of the image, by name.
+    """
 
     image: str
     group: str | None
-    dice: float | None
+    attributes: Mapping[str, str]
+    foreground: Mapping[str, float | None]
+    calibration: Mapping[str, float | None]
     pixel_error: float | None
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice of the foreground classes that the image or its prediction holds."""
+        return self.foreground["dice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """All images, for one class or for the foreground: metrics by name, pooled and as means over images.
 
-    `num_images` counts the images whose truth holds the class (any foreground class).
+    `num_images` counts the images whose truth holds the class (any foreground class). HD and HD95 are never pooled.
     """
 
     name: str
@@ -60,8 +84,38 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelGroup:
+    """The images of a group, or of one value of an attribute: `by` says of what, `name` which.
+
+    There are intervals where it holds at least two of the units that the bootstrap draws.
+    """
+
+    by: str
+    name: str
+    num_images: int
+    num_units: int
+    foreground: Summary
+    per_class: tuple[Summary, ...]
+    pixel_error_pooled: Estimate
+    pixel_error_mean: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceRules:
+    """How distances were measured: unit, tolerance of NSD as it was given, number of images."""
+
+    unit: Unit
+    tolerance: str
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
 class PixelReport(Resampled):
-    """Everything measured on a set of images; made by `measure_pixels`."""
+    """Everything measured on a set of images; made by `measure_pixels`.
+
+    `surfaces` is None where no distances were measured; `calibrations` is empty where no probabilities are known;
+    `membranes` is None where no class is membrane.
+    """
 
     classes: tuple[str, ...]
     images: tuple[ImageRow, ...]
@@ -70,11 +124,20 @@ class PixelReport(Resampled):
     foreground: Summary
     pixel_error_pooled: Estimate
     pixel_error_mean: Estimate
+    surfaces: SurfaceRules | None
+    calibrations: tuple[CalibrationSummary, ...]
+    groups: tuple[PixelGroup, ...]
+    membranes: MembraneReport | None
 
     @property
     def headline(self) -> Estimate:
         """Dice pooled over images, mean over the foreground classes: defined unless there is no foreground at all."""
         return self.foreground.pooled["dice"]
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of what else is known of the images."""
+        return tuple(self.images[0].attributes)
 
 
 def measure_pixels(
@@ -82,11 +145,16 @@ def measure_pixels(
     confusions: NDArray[np.int64],
     classes: Sequence[str],
     *,
+    surfaces: Surfaces | None = None,
+    tolerance: str = "",
+    calibrations: Calibrations | None = None,
+    membranes: MembraneReport | None = None,
     groups: Sequence[str] | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
     num_samples: int = confidence.NUM_SAMPLES,
     seed: int = 0,
 ) -> PixelReport:
-    """Make the tables from one confusion matrix per image.
+    """Make the tables from what was counted in each image.
 
     Parameters
     ----------
@@ -96,8 +164,17 @@ def measure_pixels(
         Results of `pixels.confusion`, int64 (N, C, C).
     classes
         Names of the C >= 2 classes by index; index 0 is the background.
+    surfaces, tolerance
+        Distances between boundaries, of the same images, and the tolerance of NSD, with its unit.
+    calibrations
+        Sums of probabilities, of the same images. The event 0 is that a pixel is of any class but the background.
+    membranes
+        What was measured of these, which is passed on.
     groups
         The group (slide, patient) of each image. Intervals are then over groups.
+    attributes
+        What else is known of the images (scanner, modality), a value for each: there are rows for them as for groups,
+        and intervals are what they are without.
     num_samples, seed
         Of the bootstrap. With a single image or group, intervals are None.
 
@@ -107,39 +184,31 @@ def measure_pixels(
         The lengths do not fit together, or names repeat.
     """
     names, classes = tuple(names), tuple(classes)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"need at least one image and different names, got {names}")
-    if len(classes) < 2 or confusions.shape != (len(names), len(classes), len(classes)):
-        raise ValueError(f"{len(names)} names, {len(classes)} classes, confusions {confusions.shape}")
+    labels = {} if attributes is None else {key: tuple(values) for key, values in attributes.items()}
+    _require_consistent(names, confusions, classes, labels)
     weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
-    sums = confidence.pooled_over_images(confusions, weights)
-    by_image = {name: metric(confusions) for name, metric in pixels.CLASS_METRICS.items()}
-    pooled = {name: metric(sums) for name, metric in pixels.CLASS_METRICS.items()}
-    mean = {name: confidence.mean_over_images(values, weights) for name, values in by_image.items()}
-    errors = pixels.pixel_error(confusions)
-    holds = confusions.sum(axis=2) > 0
+    measured = _Measured(confusions, surfaces, calibrations)
+    units = names if groups is None else groups
+    divisions = labels if groups is None else {GROUP: tuple(groups), **labels}
+    events = {0: NOT_BACKGROUND, **dict(enumerate(classes[1:], start=1))}
+    foreground, per_class, errors = _summaries(measured, classes, weights)
     image_groups = [None] * len(names) if groups is None else list(groups)
     return PixelReport(
         classes=classes,
-        images=_image_rows(names, image_groups, pixels.mean_over_foreground(by_image["dice"]), errors),
-        rows=_class_rows(names, image_groups, classes, confusions, by_image),
-        per_class=tuple(
-            Summary(
-                name=class_name,
-                num_images=int(holds[:, index].sum()),
-                pooled={metric: estimate(values[:, index]) for metric, values in pooled.items()},
-                mean={metric: estimate(values[:, index]) for metric, values in mean.items()},
-            )
-            for index, class_name in enumerate(classes)
+        images=_image_rows(names, image_groups, labels, measured),
+        rows=_class_rows(names, image_groups, classes, measured),
+        per_class=per_class,
+        foreground=foreground,
+        pixel_error_pooled=errors[0],
+        pixel_error_mean=errors[1],
+        surfaces=None if surfaces is None else SurfaceRules(surfaces.unit, tolerance, surfaces.num_measured),
+        calibrations=() if calibrations is None else calibrations.summaries(events, weights),
+        groups=tuple(
+            _group(by, value, np.array([one == value for one in values]), units, classes, measured, weights)
+            for by, values in divisions.items()
+            for value in sorted(set(values))
         ),
-        foreground=Summary(
-            name="foreground",
-            num_images=int(holds[:, 1:].any(axis=1).sum()),
-            pooled={metric: _foreground_estimate(values) for metric, values in pooled.items()},
-            mean={metric: _foreground_estimate(values) for metric, values in mean.items()},
-        ),
-        pixel_error_pooled=estimate(pixels.pixel_error(sums)),
-        pixel_error_mean=estimate(confidence.mean_over_images(errors, weights)),
+        membranes=membranes,
         unit="image" if groups is None else "group",
         num_units=num_units(len(names), groups),
         num_samples=num_samples,
@@ -152,25 +221,140 @@ def dice_of_image(confusion: NDArray[np.int64]) -> float | None:
     return number(float(pixels.mean_over_foreground(pixels.dice(confusion))))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """What was counted in N images."""
+
+    confusions: NDArray[np.int64]
+    surfaces: Surfaces | None
+    calibrations: Calibrations | None
+
+    def of(self, members: NDArray[np.bool_]) -> "_Measured":
+        """Return what was counted in those that `members` (N,) marks."""
+        return _Measured(
+            self.confusions[members],
+            None if self.surfaces is None else self.surfaces.of(members),
+            None if self.calibrations is None else self.calibrations.of(members),
+        )
+
+    def by_image(self) -> dict[str, NDArray[np.float64]]:
+        """Return the metrics of each image and class, float64 (N, C), NaN where undefined."""
+        values = {name: metric(self.confusions) for name, metric in pixels.CLASS_METRICS.items()}
+        if self.surfaces is not None:
+            values |= {name: self._placed(one, self._foreground) for name, one in self.surfaces.by_image().items()}
+        if self.calibrations is not None and self.has_calibrated_classes:
+            events = self.calibrations.events
+            values |= {name: self._placed(one, events) for name, one in self.calibrations.by_image().items()}
+        return values
+
+    def pooled(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return those of all images together, float64 (B, C), for weights (B, N)."""
+        sums = confidence.pooled_over_images(self.confusions, weights)
+        values = {name: metric(sums) for name, metric in pixels.CLASS_METRICS.items()}
+        if self.surfaces is not None:
+            values |= {name: self._placed(one, self._foreground) for name, one in self.surfaces.pooled(weights).items()}
+        if self.calibrations is not None and self.has_calibrated_classes:
+            events = self.calibrations.events
+            values |= {name: self._placed(one, events) for name, one in self.calibrations.pooled(weights).items()}
+        return values
+
+    @property
+    def has_calibrated_classes(self) -> bool:
+        """Whether the probabilities of classes are known, and not only that of not being background."""
+        return self.calibrations is not None and any(self.calibrations.events)
+
+    @property
+    def _foreground(self) -> tuple[int, ...]:
+        return tuple(range(1, self.confusions.shape[-1]))
+
+    def _placed(self, values: NDArray[np.float64], classes: Sequence[int]) -> NDArray[np.float64]:
+        """Return values (..., E) of some classes in the columns of these, (..., C); NaN in the others."""
+        placed = np.full((*values.shape[:-1], self.confusions.shape[-1]), np.nan)
+        placed[..., list(classes)] = values
+        return placed
+
+
+def _summaries(
+    measured: _Measured, classes: Sequence[str], weights: NDArray[np.float64]
+) -> tuple[Summary, tuple[Summary, ...], tuple[Estimate, Estimate]]:
+    """Return the summary of the foreground, those of all classes, and the pixel error pooled and as a mean."""
+    pooled, by_image = measured.pooled(weights), measured.by_image()
+    mean = {metric: confidence.mean_over_images(values, weights) for metric, values in by_image.items()}
+    holds = measured.confusions.sum(axis=2) > 0
+    per_class = tuple(
+        Summary(
+            name=name,
+            num_images=int(holds[:, index].sum()),
+            pooled={metric: estimate(values[:, index]) for metric, values in pooled.items() if _is_of(metric, index)},
+            mean={metric: estimate(values[:, index]) for metric, values in mean.items() if _is_of(metric, index)},
+        )
+        for index, name in enumerate(classes)
+    )
+    foreground = Summary(
+        name="foreground",
+        num_images=int(holds[:, 1:].any(axis=1).sum()),
+        pooled={metric: estimate(pixels.mean_over_foreground(values)) for metric, values in pooled.items()},
+        mean={metric: estimate(pixels.mean_over_foreground(values)) for metric, values in mean.items()},
+    )
+    errors = pixels.pixel_error(measured.confusions)
+    sums = confidence.pooled_over_images(measured.confusions, weights)
+    return (
+        foreground,
+        per_class,
+        (estimate(pixels.pixel_error(sums)), estimate(confidence.mean_over_images(errors, weights))),
+    )
+
+
+def _is_of(metric: str, index: int) -> bool:
+    """Tell whether a class has a metric: of the background there are no boundaries and no probabilities."""
+    return index > 0 or metric in pixels.CLASS_METRICS
+
+
+def _group(
+    by: str,
+    name: str,
+    members: NDArray[np.bool_],
+    units: Sequence[str],
+    classes: Sequence[str],
+    measured: _Measured,
+    weights: NDArray[np.float64],
+) -> PixelGroup:
+    """Measure the images that `members` (N,) marks; `units` has what the bootstrap draws each image with."""
+    num_units = len({unit for unit, is_member in zip(units, members, strict=True) if is_member})
+    # The samples of a single unit are multiples of it.
+    drawn = weights[:, members] if num_units > 1 else weights[:1, members]
+    foreground, per_class, errors = _summaries(measured.of(members), classes, drawn)
+    return PixelGroup(by, name, int(members.sum()), num_units, foreground, per_class, *errors)
+
+
 def _image_rows(
     names: Sequence[str],
     groups: Sequence[str | None],
-    dice: NDArray[np.float64],
-    errors: NDArray[np.float64],
+    attributes: Mapping[str, Sequence[str]],
+    measured: _Measured,
 ) -> tuple[ImageRow, ...]:
+    errors = pixels.pixel_error(measured.confusions)
+    foreground = {name: pixels.mean_over_foreground(values) for name, values in measured.by_image().items()}
+    calibrations = measured.calibrations
+    whole = calibrations is not None and not calibrations.events[0]
+    of_event = {} if calibrations is None or not whole else calibrations.by_image()
     return tuple(
-        ImageRow(name, group, number(value), number(error))
-        for name, group, value, error in zip(names, groups, dice, errors, strict=True)
+        ImageRow(
+            image=name,
+            group=groups[image],
+            attributes={key: values[image] for key, values in attributes.items()},
+            foreground={metric: number(values[image]) for metric, values in foreground.items()},
+            calibration={metric: number(values[image, 0]) for metric, values in of_event.items()},
+            pixel_error=number(errors[image]),
+        )
+        for image, name in enumerate(names)
     )
 
 
 def _class_rows(
-    names: Sequence[str],
-    groups: Sequence[str | None],
-    classes: Sequence[str],
-    confusions: NDArray[np.int64],
-    by_image: Mapping[str, NDArray[np.float64]],
+    names: Sequence[str], groups: Sequence[str | None], classes: Sequence[str], measured: _Measured
 ) -> tuple[ClassRow, ...]:
+    by_image, confusions = measured.by_image(), measured.confusions
     counts = [
         count(confusions)
         for count in (pixels.true_positives, pixels.false_positives, pixels.false_negatives, pixels.true_negatives)
@@ -180,7 +364,7 @@ def _class_rows(
             name,
             group,
             class_name,
-            {metric: number(values[image, index]) for metric, values in by_image.items()},
+            {metric: number(values[image, index]) for metric, values in by_image.items() if _is_of(metric, index)},
             *(int(count[image, index]) for count in counts),
         )
         for image, (name, group) in enumerate(zip(names, groups, strict=True))
@@ -188,5 +372,16 @@ def _class_rows(
     )
 
 
-def _foreground_estimate(values: NDArray[np.float64]) -> Estimate:
-    return estimate(pixels.mean_over_foreground(values))
+def _require_consistent(
+    names: Sequence[str],
+    confusions: NDArray[np.int64],
+    classes: Sequence[str],
+    attributes: Mapping[str, Sequence[str]],
+) -> None:
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"need at least one image and different names, got {names}")
+    if len(classes) < 2 or confusions.shape != (len(names), len(classes), len(classes)):
+        raise ValueError(f"{len(names)} names, {len(classes)} classes, confusions {confusions.shape}")
+    for key, values in attributes.items():
+        if len(values) != len(names) or key in {"image", GROUP}:
+            raise ValueError(f"attribute {key!r} has {len(values)} values for {len(names)} images, or a name in use")

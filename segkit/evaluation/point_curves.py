@@ -179,6 +179,18 @@ class PointCurve:
         kept = np.unique(np.concatenate([[0], inner, [last]]))
         return PointCurve(self.thresholds[kept], self.true_positives[kept], self.num_detections[kept], self.num_truth)
 
+    def spread(self, limit: int) -> "PointCurve":
+        """Return the curve at no more than `limit` (>= 2) of its thresholds, evenly spread over the scores.
+
+        The first and the last are among them; for what is shown over the threshold.
+        """
+        if len(self.thresholds) <= limit:
+            return self
+        wanted = np.linspace(self.thresholds[0], self.thresholds[-1], limit)
+        # What holds at a score is what holds at the lowest threshold that is not below it.
+        kept = np.unique(np.searchsorted(-self.thresholds, -wanted, side="right") - 1)
+        return PointCurve(self.thresholds[kept], self.true_positives[kept], self.num_detections[kept], self.num_truth)
+
 
 def point_curve(images: Sequence[ScoredHits]) -> PointCurve:
     """Return the curve of all images together: at each score that occurs, their counts added up."""

@@ -1,16 +1,17 @@
 """Write a report of point metrics as JSON (everything), CSV (per image and class; curves) and Markdown (to read)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import point_rules, points
+from segkit.evaluation import point_rules, points, threshold_choice
 from segkit.evaluation.estimates import Estimate, format_value, number
 from segkit.evaluation.markdown import cell, table
 from segkit.evaluation.point_curves import Froc
-from segkit.evaluation.point_tables import COUNT_ERRORS, METRICS, PointReport, PointRow, PointSummary
+from segkit.evaluation.point_summary import COUNT_ERRORS, METRICS, PointSummary
+from segkit.evaluation.point_tables import PointGroup, PointReport, PointRow
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
@@ -31,7 +32,10 @@ CSV_COLUMNS = (
     "area_mm2",
     *points.DENSITIES,
 )
-"""Columns of metrics.csv: all that is needed to pool counts, densities and errors anew."""
+"""Columns of metrics.csv: all that is needed to pool counts, densities and errors anew.
+
+What else is known of the images stands after `group`.
+"""
 
 CURVE_COLUMNS = ("class", "threshold", "tp", "fp", "fn", "precision", "recall", "f1")
 """Columns of curves.csv."""
@@ -40,6 +44,8 @@ _AGGREGATES = MappingProxyType(
     {
         "pooled": "counts added up over images, then the metric: every point counts the same",
         "foreground": "mean over all classes but the first, the background, for which the metric is defined",
+        "groups": "the images of a group, or of one value of what else is known of them; with intervals where they are "
+        "of at least two of the units that the bootstrap draws",
         "best_on_this_set": "the threshold with the highest F1 on these very images: for information, not to be "
         "reported as a result, as it was chosen on the images that it is measured on",
     }
@@ -53,7 +59,8 @@ _HEADER = ("F1", "precision", "recall")
 
 def write_point_report(report: PointReport, folder: Path) -> None:
     """Write `metrics.csv`, `curves.csv`, `summary.md` and `metrics.json` into `folder`, each whole or not at all."""
-    write_csv(folder / "metrics.csv", as_csv_rows(report), CSV_COLUMNS)
+    rows = as_csv_rows(report)
+    write_csv(folder / "metrics.csv", rows, list(rows[0]))
     write_csv(folder / "curves.csv", as_curve_rows(report), CURVE_COLUMNS)
     write_text(folder / "summary.md", as_markdown(report))
     write_json(folder / "metrics.json", as_json(report))
@@ -61,7 +68,11 @@ def write_point_report(report: PointReport, folder: Path) -> None:
 
 def as_csv_rows(report: PointReport) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv: one for each image and foreground class; no sums, no `any class`."""
-    return [{"image": row.image, "group": row.group, "class": row.name, **_row(row)} for row in report.rows]
+    # An attribute of the name of another column gives way to it.
+    return [
+        {"image": row.image, "group": row.group, **row.attributes, "class": row.name, **_row(row)}
+        for row in report.rows
+    ]
 
 
 def as_curve_rows(report: PointReport) -> list[dict[str, Any]]:
@@ -101,7 +112,8 @@ def as_json(report: PointReport) -> dict[str, Any]:
         "foreground": _estimates(report.foreground),
         "classes": [_summary(summary) for summary in report.per_class],
         "any_class": None if report.any_class is None else _summary(report.any_class),
-        "groups": [{"group": row.group, "class": row.name, **_row(row)} for row in report.groups],
+        "choice": threshold_choice.as_json(report.choice),
+        "groups": [_group(one) for one in report.groups],
         "intervals": report.intervals_as_json(),
         "definitions": _definitions(report),
     }
@@ -124,16 +136,11 @@ def as_markdown(report: PointReport) -> str:
         _froc_table(report),
         *_group_parts(report),
         "## Images with the lowest F1",
-        _rows_table("image", _lowest(report.images)[:_NUM_LOWEST]),
+        _rows_table(_lowest(report.images)[:_NUM_LOWEST]),
         "All images are in `metrics.csv`, all thresholds in `curves.csv`, all numbers with their definitions in "
         "`metrics.json`.",
-        "## Best thresholds on these images",
-        "For information only. They were chosen on the images that they are measured on, so their F1 is too good to "
-        "be reported: choose thresholds on other images.",
-        table(
-            ["class", "threshold used", "F1", "best threshold", "best F1"],
-            [_best_cells(summary) for summary in report.per_class],
-        ),
+        "## Thresholds",
+        *_threshold_parts(report),
         "## Definitions",
         "\n".join(f"- {name}: {text}" for name, text in _definitions(report).items()),
     ]
@@ -146,7 +153,8 @@ def _all_summaries(report: PointReport) -> list[PointSummary]:
 
 def _definitions(report: PointReport) -> dict[str, str]:
     rules = {f"rule_{name}": point_rules.DEFINITIONS[name] for name in (report.rule, report.curve_rule)}
-    return {**points.DEFINITIONS, **rules, **_AGGREGATES}
+    choice = {} if report.choice is None else threshold_choice.DEFINITIONS
+    return {**points.DEFINITIONS, **rules, **choice, **_AGGREGATES}
 
 
 def _row(row: PointRow) -> dict[str, Any]:
@@ -193,6 +201,27 @@ def _summary(summary: PointSummary) -> dict[str, Any]:
         "froc_per_image": _froc(summary.froc_per_image, summary.froc_mean_per_image),
         "froc_per_mm2": _froc(summary.froc_per_mm2, summary.froc_mean_per_mm2),
         _BEST: None if summary.best is None else {"threshold": summary.best[0], "f1": number(summary.best[1])},
+    }
+
+
+def _group(one: PointGroup) -> dict[str, Any]:
+    summary = one.summary
+    return {
+        "by": one.by,
+        "name": one.name,
+        "class": summary.name,
+        "num_images": one.num_images,
+        "num_units": one.num_units,
+        "num_true": summary.counts.num_true,
+        "num_predicted": summary.counts.num_predicted,
+        "tp": summary.counts.tp,
+        "fp": summary.counts.fp,
+        "fn": summary.counts.fn,
+        "hard_negative_hits": summary.counts.hard_negative_hits,
+        "area_mm2": _area(one.area_mm2),
+        "pooled": _estimates(summary.pooled),
+        "count_errors": _estimates(summary.count_errors),
+        "densities": None if summary.densities is None else _estimates(summary.densities),
     }
 
 
@@ -259,8 +288,8 @@ def _density_table(report: PointReport) -> str:
             cell(summary.name),
             str(summary.counts.num_true),
             str(summary.counts.num_predicted),
-            *(str(summary.count_errors[name]) for name in COUNT_ERRORS),
-            *(str(summary.densities[name]) for name in points.DENSITIES if summary.densities),
+            *(summary.count_errors[name].in_words(1) for name in COUNT_ERRORS),
+            *(summary.densities[name].in_words(1) for name in points.DENSITIES if summary.densities),
         ]
         for summary in _all_summaries(report)
     ]
@@ -294,30 +323,49 @@ def _froc_table(report: PointReport) -> str:
     return table(["class", "per", *(f"{rate:g}" for rate in frocs[0][2].rates), "mean"], rows)
 
 
-def _group_parts(report: PointReport) -> list[str]:
-    if not report.groups:
-        return []
-    shown = _lowest(report.groups)[:_MAX_GROUPS]
-    num_left = len(report.groups) - len(shown)
-    left = f" {num_left} more are in `metrics.json`." if num_left else ""
-    return ["## Groups", f"By F1, the lowest first.{left}", _rows_table("group", shown)]
+def _group_parts(report: PointReport) -> Iterator[str]:
+    """Yield a table for groups and for each attribute, those with the lowest F1 first."""
+    for by in dict.fromkeys(one.by for one in report.groups):
+        groups = [one for one in report.groups if one.by == by and one.summary.counts.f1 is not None]
+        groups.sort(key=lambda one: (one.summary.counts.f1, one.name))
+        shown = groups[:_MAX_GROUPS]
+        num_left = sum(one.by == by for one in report.groups) - len(shown)
+        yield f"## By {cell(by)}"
+        yield f"Pooled, by F1, the lowest first.{f' {num_left} more are in `metrics.json`.' if num_left else ''}"
+        per_area = [] if report.area_mm2 is None else ["labelled per mm2", "found per mm2"]
+        yield table(
+            [cell(by), "class", "images", "TP", "FP", "FN", *_HEADER, "average precision", *per_area],
+            [
+                [
+                    cell(one.name),
+                    cell(one.summary.name),
+                    str(one.num_images),
+                    *(str(getattr(one.summary.counts, name)) for name in ("tp", "fp", "fn")),
+                    *(str(one.summary.pooled[metric]) for metric in METRICS),
+                    *(
+                        one.summary.densities[name].in_words(1)
+                        for name in points.DENSITIES[:2]
+                        if one.summary.densities
+                    ),
+                ]
+                for one in shown
+            ],
+        )
 
 
 def _lowest(rows: Iterable[PointRow]) -> list[PointRow]:
     """Return the rows with a defined F1, the lowest first, among equals those with more errors."""
     defined = [(row.counts.f1, row) for row in rows if row.counts.f1 is not None]
-    defined.sort(key=lambda one: (one[0], -one[1].counts.fp - one[1].counts.fn, one[1].image or "", one[1].group or ""))
+    defined.sort(key=lambda one: (one[0], -one[1].counts.fp - one[1].counts.fn, one[1].image))
     return [row for _, row in defined]
 
 
-def _rows_table(of: str, rows: Sequence[PointRow]) -> str:
-    """Return a table of images or of groups; `of` says which."""
+def _rows_table(rows: Sequence[PointRow]) -> str:
     return table(
-        [of, "class", "TP", "FP", "FN", *_HEADER],
+        ["image", "TP", "FP", "FN", *_HEADER],
         [
             [
-                cell(str(getattr(row, of))),
-                "all" if row.name is None else cell(row.name),
+                cell(row.image),
                 *(str(count) for count in (row.counts.tp, row.counts.fp, row.counts.fn)),
                 *(format_value(value) for value in (row.counts.f1, row.counts.precision, row.counts.recall)),
             ]
@@ -326,6 +374,25 @@ def _rows_table(of: str, rows: Sequence[PointRow]) -> str:
     )
 
 
-def _best_cells(summary: PointSummary) -> list[str]:
-    used = [cell(summary.name), format_value(summary.threshold), format_value(summary.pooled["f1"].value)]
-    return [*used, *(map(format_value, summary.best) if summary.best else ["undefined"] * 2)]
+def _threshold_parts(report: PointReport) -> Iterator[str]:
+    """Yield how the thresholds were chosen, and what they and others give on these images."""
+    if report.choice is not None:
+        yield " ".join(threshold_choice.sentences_of(report.choice))
+    yield (
+        "The best thresholds on these images are for information only. They were chosen on the images that they are "
+        "measured on, so their F1 is too good to be reported: choose thresholds on other images."
+    )
+    then = {} if report.choice is None else report.choice.by_class
+    yield table(
+        ["class", "threshold used", *(["F1 in validation"] if then else []), "F1", "best threshold", "best F1"],
+        [
+            [
+                cell(one.name),
+                format_value(one.threshold),
+                *([format_value(then.get(one.name))] if then else []),
+                format_value(one.pooled["f1"].value),
+                *(map(format_value, one.best) if one.best else ["undefined"] * 2),
+            ]
+            for one in report.per_class
+        ],
+    )

@@ -9,12 +9,10 @@ Counts are by the matching rule that was asked for, curves and what is made of t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import UsageError
 from segkit.evaluation import confidence, points
 from segkit.evaluation.estimates import (
     Estimate,
@@ -25,44 +23,30 @@ from segkit.evaluation.estimates import (
     number,
     weights_of_set_and_samples,
 )
-from segkit.evaluation.point_curves import (
-    Froc,
-    PointCurve,
-    ResampledCurve,
-    ScoredHits,
-    point_curve,
-    resampled_curve,
-    score_hits,
-)
 from segkit.evaluation.point_rules import KDTREE25, KDTREE25_RADIUS_PX, OPTIMAL, RULES, curve_rule
-from segkit.evaluation.points import DENSITIES, PointCounts, count_points
+from segkit.evaluation.point_summary import METRICS, Measured, PointSummary, measure_class, summarise
+from segkit.evaluation.points import DENSITIES, PointCounts
+from segkit.evaluation.threshold_choice import Choice
 from segkit.points import Detections, Points
 
-METRICS = ("f1", "precision", "recall", "average_precision")
-"""The metrics that every summary holds, by the names that files give them."""
-
-COUNT_ERRORS = ("mean_count_error", "mean_absolute_count_error")
-"""Means over images of detections less labelled points, and of the absolute value, by the names that files give."""
-
 ANY_CLASS = "any class"
-
-# Samples times thresholds times 8 bytes is the memory that the bootstrap of curves takes, a few times over.
-_MAX_BOOTSTRAP_THRESHOLDS = 2000
+GROUP = "group"
 
 
 @dataclass(frozen=True, slots=True)
 class PointRow:
-    """Counts of one class in one image or group.
+    """Counts of one class in one image.
 
-    `image` is None where the row is of a whole group; `name` is None where the counts of all classes are added up.
-    `area_mm2` is what was searched, None without mpp.
+    `name` is None where the counts of all classes are added up. `area_mm2` is what was searched, None without mpp;
+    `attributes` is what else is known of the image, by name.
     """
 
-    image: str | None
+    image: str
     group: str | None
     name: str | None
     counts: PointCounts
     area_mm2: float | None
+    attributes: Mapping[str, str]
 
     @property
     def densities(self) -> dict[str, float | None]:
@@ -74,31 +58,19 @@ class PointRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PointSummary:
-    """All images, for one class or for any class.
+class PointGroup:
+    """One class in the images of a group, or of one value of an attribute: `by` says of what, `name` which.
 
-    `num_images` counts the images whose truth holds the class. `threshold` is the one that `counts` and the first
-    three of `pooled` (by the names of `METRICS`) were taken at, None for any class, where each class has its own;
-    average precision, FROC and `curve` are of all thresholds. FROC is None without truth, and per mm2 without mpp;
-    `froc_mean_per_image` and `froc_mean_per_mm2` are the means over its rates, with intervals. `count_errors` are by
-    the names of `COUNT_ERRORS`; `densities`, by those of `points.DENSITIES`, are None without mpp.
-    `best` is a threshold with the highest F1 on these very images, and that F1, both under the rule of curves: for
-    information, never to be reported as a result, as it was chosen on the images that it is measured on.
+    `num_images` are all its images. `summary` has intervals where these are of at least two of the units that the
+    bootstrap draws. `area_mm2` is None without mpp.
     """
 
+    by: str
     name: str
     num_images: int
-    threshold: float | None
-    counts: PointCounts
-    pooled: Mapping[str, Estimate]
-    froc_per_image: Froc | None
-    froc_per_mm2: Froc | None
-    froc_mean_per_image: Estimate
-    froc_mean_per_mm2: Estimate | None
-    count_errors: Mapping[str, Estimate]
-    densities: Mapping[str, Estimate] | None
-    best: tuple[float, float] | None
-    curve: PointCurve
+    num_units: int
+    area_mm2: float | None
+    summary: PointSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +78,9 @@ class PointReport(Resampled):
     """Everything measured on a set of images; made by `measure_points`.
 
     `images` has the counts of all classes added up, a row per image; `rows` one per image and class; `groups` one per
-    group and class, empty without groups. `any_class` is None where there is one class only. Lengths are
-    in pixels at level 0; `area_mm2` is None without mpp. `rule` is one of `point_rules.RULES`.
+    group (or value of an attribute) and class. `any_class` is None where there is one class only. Lengths are
+    in pixels at level 0; `area_mm2` is None without mpp. `rule` is one of `point_rules.RULES`. `choice` is how the
+    thresholds were chosen, None where nobody knows; it is for whoever knows to add.
     """
 
     classes: tuple[str, ...]
@@ -118,10 +91,11 @@ class PointReport(Resampled):
     num_hard_negatives: int
     images: tuple[PointRow, ...]
     rows: tuple[PointRow, ...]
-    groups: tuple[PointRow, ...]
+    groups: tuple[PointGroup, ...]
     per_class: tuple[PointSummary, ...]
     foreground: Mapping[str, Estimate]
     any_class: PointSummary | None
+    choice: Choice | None = None
 
     @property
     def headline(self) -> Estimate:
@@ -150,6 +124,7 @@ def measure_points(
     areas_px: Sequence[int],
     thresholds: Sequence[float],
     groups: Sequence[str] | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
     rule: str = OPTIMAL,
     num_samples: int = confidence.NUM_SAMPLES,
     seed: int = 0,
@@ -177,6 +152,9 @@ def measure_points(
         The threshold of each class 1 .. C-1, C-1 numbers.
     groups
         The group (slide, patient) of each image. Intervals are then over groups.
+    attributes
+        What else is known of the images (scanner, modality), a value for each: there are rows for them as for groups,
+        and intervals are what they are without.
     rule
         The matching rule of the counts, one of `point_rules.RULES`. `kdtree25` goes with a radius of 25 px only.
     num_samples, seed
@@ -191,28 +169,32 @@ def measure_points(
         There are more pairs in an image than the rule can match in bounded memory.
     """
     names, classes = tuple(names), tuple(classes)
+    labels = {} if attributes is None else {key: tuple(values) for key, values in attributes.items()}
     _require_consistent(names, detections, truths, classes, areas_px, thresholds)
+    _require_attributes(len(names), labels)
     _require_rule(rule, radius_px)
     weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
     areas_mm2 = None if mpp is None else np.array(areas_px) * (mpp / 1000) ** 2
     images = list(zip(names, detections, truths, strict=True))
     measured = [
-        _measure(name, index, images, thresholds, radius_px, rule) for index, name in enumerate(classes) if index
+        measure_class(name, index, images, thresholds, radius_px, rule) for index, name in enumerate(classes) if index
     ]
     any_class = None
     if len(classes) > 2:
-        everything = _measure(ANY_CLASS, None, images, thresholds, radius_px, rule)
-        any_class, _ = _summary(everything, weights, areas_mm2)
-    summaries = [_summary(one, weights, areas_mm2) for one in measured]
-    no_values = [None] * len(names)
-    places = list(
-        zip(
-            names,
-            no_values if groups is None else groups,
-            no_values if areas_mm2 is None else areas_mm2.tolist(),
-            strict=True,
+        everything = measure_class(ANY_CLASS, None, images, thresholds, radius_px, rule)
+        any_class, _ = summarise(everything, weights, areas_mm2)
+    summaries = [summarise(one, weights, areas_mm2) for one in measured]
+
+    def row(image: int, name: str | None, counts: PointCounts) -> PointRow:
+        return PointRow(
+            image=names[image],
+            group=None if groups is None else groups[image],
+            name=name,
+            counts=counts,
+            area_mm2=None if areas_mm2 is None else float(areas_mm2[image]),
+            attributes={key: values[image] for key, values in labels.items()},
         )
-    )
+
     return PointReport(
         classes=classes,
         rule=rule,
@@ -221,15 +203,16 @@ def measure_points(
         area_mm2=None if areas_mm2 is None else float(areas_mm2.sum()),
         num_hard_negatives=sum(len(truth.of_class(0)) for truth in truths),
         images=tuple(
-            PointRow(name, group, None, sum((one.counts[image] for one in measured), PointCounts()), area)
-            for image, (name, group, area) in enumerate(places)
+            row(image, None, sum((one.counts[image] for one in measured), PointCounts())) for image in range(len(names))
         ),
-        rows=tuple(
-            PointRow(name, group, one.name, one.counts[image], area)
-            for image, (name, group, area) in enumerate(places)
-            for one in measured
+        rows=tuple(row(image, one.name, one.counts[image]) for image in range(len(names)) for one in measured),
+        groups=_groups(
+            measured,
+            labels if groups is None else {GROUP: tuple(groups), **labels},
+            names if groups is None else groups,
+            weights,
+            areas_mm2,
         ),
-        groups=_group_rows(measured, groups, areas_mm2),
         per_class=tuple(summary for summary, _ in summaries),
         foreground={
             metric: estimate(mean_of_defined(np.stack([values[metric] for _, values in summaries], axis=-1)))
@@ -243,115 +226,35 @@ def measure_points(
     )
 
 
-class _Measured(NamedTuple):
-    """One class (or any class) in every image."""
-
-    name: str
-    threshold: float | None
-    counts: list[PointCounts]
-    hits: list[ScoredHits]
-
-
-def _measure(
-    name: str,
-    index: int | None,
-    images: Sequence[tuple[str, Detections, Points]],
-    thresholds: Sequence[float],
-    radius_px: float,
-    rule: str,
-) -> _Measured:
-    """Match one class in every image; `index` None takes all classes as one."""
-    counts, hits = [], []
-    for image, found, truth in images:
-        chosen = found.classes == index if index else found.classes > 0
-        kept = chosen & (found.scores >= np.array(thresholds)[found.classes - 1])
-        true_yx = truth.of_class(index) if index else truth.positions[truth.classes > 0]
-        look_alikes_yx, scores = truth.of_class(0), found.scores[kept]
-        try:
-            counts.append(
-                count_points(
-                    found.positions[kept],
-                    true_yx,
-                    radius_px,
-                    hard_negatives_yx=look_alikes_yx,
-                    scores=scores,
-                    rule=rule,
-                )
-            )
-            hits.append(score_hits(found.positions[chosen], found.scores[chosen], true_yx, radius_px, curve_rule(rule)))
-        except UsageError as error:
-            raise UsageError(f"{image}: {error.message}") from error
-    return _Measured(name, thresholds[index - 1] if index else None, counts, hits)
+def _groups(
+    measured: Sequence[Measured],
+    divisions: Mapping[str, Sequence[str]],
+    units: Sequence[str],
+    weights: NDArray[np.float64],
+    areas_mm2: NDArray[np.float64] | None,
+) -> tuple[PointGroup, ...]:
+    """Measure the images of each group of each division; `units` has what the bootstrap draws each image with."""
+    found = []
+    for by, values in divisions.items():
+        images_of: dict[str, list[int]] = {}
+        for image, value in enumerate(values):
+            images_of.setdefault(value, []).append(image)
+        for value, members in sorted(images_of.items()):
+            num_drawn = len({units[image] for image in members})
+            # The samples of a single unit are multiples of it.
+            drawn = weights[:, members] if num_drawn > 1 else weights[:1, members]
+            areas = None if areas_mm2 is None else areas_mm2[members]
+            area = None if areas is None else float(areas.sum())
+            for one in measured:
+                summary, _ = summarise(one.of_images(members), drawn, areas)
+                found.append(PointGroup(by, value, len(members), num_drawn, area, summary))
+    return tuple(found)
 
 
-def _summary(
-    measured: _Measured, weights: NDArray[np.float64], areas_mm2: NDArray[np.float64] | None
-) -> tuple[PointSummary, dict[str, NDArray[np.float64]]]:
-    """Return the summary of one class, and its metrics (by `METRICS`) in the set and in each bootstrap sample."""
-    curve = point_curve(measured.hits)
-    per_image = np.array([[one.tp, one.fp, one.fn, one.num_predicted] for one in measured.counts])
-    tp, fp, fn, num_predicted = confidence.pooled_over_images(per_image, weights).T
-    errors = np.array([one.count_error for one in measured.counts], np.float64)
-    # With very many scores a part of the thresholds stands for all; what that takes from the set's own value, which is
-    # known exactly, is given back to every sample.
-    resampled = resampled_curve(measured.hits, curve.thinned(_MAX_BOOTSTRAP_THRESHOLDS).thresholds, weights)
-    values = {
-        "f1": points.f1(tp, fp, fn),
-        "precision": points.precision(tp, fp),
-        "recall": points.recall(tp, fn),
-        "average_precision": _with_first(resampled.average_precisions(), curve.average_precision),
-    }
-    num_images = weights.sum(axis=1)
-    area_mm2 = None if areas_mm2 is None else weights @ areas_mm2
-    froc_per_image = curve.froc(len(measured.hits))
-    froc_per_mm2 = None if areas_mm2 is None else curve.froc(float(areas_mm2.sum()))
-    summary = PointSummary(
-        name=measured.name,
-        num_images=sum(image.num_truth > 0 for image in measured.hits),
-        threshold=measured.threshold,
-        counts=sum(measured.counts, PointCounts()),
-        pooled={metric: estimate(values[metric]) for metric in METRICS},
-        froc_per_image=froc_per_image,
-        froc_per_mm2=froc_per_mm2,
-        froc_mean_per_image=_froc_mean(resampled, froc_per_image, num_images),
-        froc_mean_per_mm2=None if area_mm2 is None else _froc_mean(resampled, froc_per_mm2, area_mm2),
-        count_errors={
-            name: estimate(confidence.mean_over_images(one, weights))
-            for name, one in zip(COUNT_ERRORS, (errors, np.abs(errors)), strict=True)
-        },
-        densities=None
-        if area_mm2 is None
-        else {name: estimate(one) for name, one in points.densities(tp + fn, num_predicted, area_mm2).items()},
-        best=curve.best_threshold(),
-        curve=curve,
-    )
-    return summary, values
-
-
-def _froc_mean(resampled: ResampledCurve, froc: Froc | None, sizes: NDArray[np.float64]) -> Estimate:
-    return estimate(_with_first(resampled.froc_means(sizes), None if froc is None else froc.mean))
-
-
-def _with_first(values: NDArray[np.float64], exact: float | None) -> NDArray[np.float64]:
-    """Shift values so that the first, the set's own, is exact; NaN where that is undefined."""
-    offset: float = (np.nan if exact is None else exact) - values[0]
-    return values + offset
-
-
-def _group_rows(
-    measured: Sequence[_Measured], groups: Sequence[str] | None, areas_mm2: NDArray[np.float64] | None
-) -> tuple[PointRow, ...]:
-    if groups is None:
-        return ()
-    rows = []
-    for group in sorted(set(groups)):
-        members = [image for image, of in enumerate(groups) if of == group]
-        area = None if areas_mm2 is None else float(areas_mm2[members].sum())
-        rows += [
-            PointRow(None, group, one.name, sum((one.counts[image] for image in members), PointCounts()), area)
-            for one in measured
-        ]
-    return tuple(rows)
+def _require_attributes(num_images: int, attributes: Mapping[str, Sequence[str]]) -> None:
+    for key, values in attributes.items():
+        if len(values) != num_images or key in {"image", GROUP}:
+            raise ValueError(f"attribute {key!r} has {len(values)} values for {num_images} images, or a name in use")
 
 
 def _require_consistent(

@@ -55,6 +55,20 @@ PERCENTILE: Final = 95
 # Trees with larger leaves are built faster and, for one round of questions, answer as fast.
 _LEAF_SIZE = 32
 
+# Most boundary pixels have the other boundary as near as that, where looking around is quicker than asking a tree.
+_NEAR_PX = 7
+
+
+def _steps_by_length() -> list[tuple[int, list[tuple[int, int]]]]:
+    """Return the steps (down, right) of up to `_NEAR_PX` by their squared length, the shortest first."""
+    span = range(-_NEAR_PX, _NEAR_PX + 1)
+    steps = [(down, right) for down in span for right in span]
+    squares = sorted({down**2 + right**2 for down, right in steps if 0 < down**2 + right**2 <= _NEAR_PX**2})
+    return [(square, [step for step in steps if step[0] ** 2 + step[1] ** 2 == square]) for square in squares]
+
+
+_STEPS: Final = _steps_by_length()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distances:
@@ -233,8 +247,8 @@ DEFINITIONS: Final = MappingProxyType(
         "assd": "mean distance over the boundary pixels of both masks together (as MONAI and Metrics Reloaded, where "
         "the mean of the two directions' means is MASD)",
         "nsd": "share of the boundary pixels of both masks with a distance <= tolerance (surface Dice)",
-        "distance_of_empty": "truth and prediction empty: undefined; one of them empty: nsd is 0 and distances are "
-        "infinite (null), in means the image's diagonal stands for them (Metrics Reloaded)",
+        "distance_of_empty": "truth and prediction empty: undefined; one of them empty: nsd is 0 and the image's "
+        "diagonal stands for all distances, the worst that is possible (Metrics Reloaded)",
     }
 )
 """What files say about each metric."""
@@ -264,17 +278,33 @@ def _measured(
     margin_px: int,
     limit_px: float,
 ) -> Distances:
-    height, width = boundary.shape
-    tile = (slice(margin_px, height - margin_px), slice(margin_px, width - margin_px))
-    start_YX = np.argwhere((boundary ^ common)[tile]) + margin_px
-    found = np.full(len(start_YX), np.inf)
-    if len(start_YX) and other.any():
-        # A tree, for what is asked are few pixels of many; squares of whole numbers are exact in it.
-        tree = KDTree(np.argwhere(other), leafsize=_LEAF_SIZE, balanced_tree=False)
-        found = tree.query(start_YX, distance_upper_bound=limit_px + 0.5)[0]
-        found[found > limit_px] = np.inf
-    num_common = np.count_nonzero(common[tile])
-    return _distances(np.append(found, 0.0), np.append(np.ones(len(found), np.int64), num_common))
+    tile = tuple(slice(margin_px, side - margin_px) for side in boundary.shape)
+    asking = np.zeros_like(boundary)
+    asking[tile] = (boundary ^ common)[tile]
+    # With room around for steps of up to _NEAR_PX, so that a neighbour's place is a number away.
+    padded = np.pad(other, _NEAR_PX)
+    neighbours, width = padded.ravel(), padded.shape[1]
+    places = np.flatnonzero(np.pad(asking, _NEAR_PX))
+    squares, counts = [0], [int(np.count_nonzero(common[tile]))]
+    for square, steps in _STEPS:
+        if not len(places) or square > limit_px**2:
+            break
+        found = np.zeros(len(places), np.bool_)
+        for down, right in steps:
+            found |= neighbours[places + (down * width + right)]
+        squares.append(square)
+        counts.append(int(np.count_nonzero(found)))
+        places = places[~found]
+    far = np.full(len(places), np.inf)
+    if len(places) and limit_px > _NEAR_PX and neighbours.any():
+        # Squares of whole numbers are exact in a tree.
+        points, start = (np.stack(np.divmod(at, width), axis=1) for at in (np.flatnonzero(neighbours), places))
+        tree = KDTree(points, leafsize=_LEAF_SIZE, balanced_tree=False, compact_nodes=False)
+        far = tree.query(start, distance_upper_bound=limit_px + 0.5)[0]
+        far[far > limit_px] = np.inf
+    return _distances(
+        np.append(np.sqrt(squares), far), np.append(np.array(counts, np.int64), np.ones(len(far), np.int64))
+    )
 
 
 def _distances(values_px: NDArray[np.float64], counts: NDArray[np.int64]) -> Distances:

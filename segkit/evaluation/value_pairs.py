@@ -3,6 +3,7 @@
 What the values mean, and so which confusion matrix they make, need not be known before all masks have been seen once.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -44,6 +45,14 @@ def count_pairs(blocks: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -
             keys |= predicted[start : start + _CHUNK_PX]
             counts += np.bincount(keys, minlength=counts.size)
     return {(int(key) // _VALUES, int(key) % _VALUES): int(counts[key]) for key in np.flatnonzero(counts)}
+
+
+def add_pairs(several: Iterable[Pairs]) -> Pairs:
+    """Return how often each pair occurs in all of them together."""
+    total: Counter[tuple[int, int]] = Counter()
+    for one in several:
+        total.update(one)
+    return dict(total)
 
 
 def confusion_of_pairs(

@@ -66,6 +66,7 @@ def average_of_best(
                 **models[0].spec.training,
                 "best_epoch": _best(scores, 1)[0],
                 "averaged_epochs": epochs,
+                **validation.story,
             },
             **validation.changes,
         }

@@ -245,7 +245,7 @@ def fit(  # noqa: PLR0912, PLR0915 (one straight loop is easier to follow than o
             spec = task.spec.model_copy(
                 update={
                     "scores": by_class(task.metric, validation),
-                    "training": {**task.spec.training, "best_epoch": epoch + 1},
+                    "training": {**task.spec.training, "best_epoch": epoch + 1, **validation.story},
                     **validation.changes,
                 }
             )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segkit.data.instance_labels import UNLABELLED
 from segkit.evaluation.estimates import number
-from segkit.evaluation.objects import Overlaps, average_precision, count_objects, match_objects
+from segkit.evaluation.objects import THRESHOLDS, Overlaps, average_precision, count_objects, match_objects
 from segkit.inference.image_segmentation import predict_layers
 from segkit.inference.instances import label_instances
 from segkit.inference.network import Predictor
@@ -18,9 +18,6 @@ from segkit.training.distributed import ALONE, Group
 from segkit.training.validation import Validation
 
 IOU: Final = 0.5
-STRICT_IOU: Final = 0.75
-STRICT_WEIGHT: Final = 0.25
-"""What average precision at the stricter IoU counts in the choice: what finds as many objects differs in borders."""
 
 FOREGROUND_THRESHOLDS: Final = (0.35, 0.5, 0.65)
 SEED_THRESHOLDS: Final = (0.25, 0.45, 0.65)
@@ -32,6 +29,12 @@ MAX_MOVES: Final = 3
 
 SMOOTHINGS: Final = (0.5, 1.5)
 """Standard deviations that are tried beside the one that the search began with, in pixels."""
+
+TUNED: Final = ("foreground_threshold", "seed_threshold", "min_area_px", "smooth_px")
+"""The fields of `InstanceSpec` that are chosen here."""
+
+TRIED: Final = "tried"
+"""What `training` of a model's description calls all that was tried: rows of `TUNED`, `ap` and `mean_ap`."""
 
 MAX_TUNING_PX: Final = 8_000_000
 """Thresholds are chosen on images, evenly spread, of so many pixels in all: it takes about 0.5 us for each."""
@@ -92,7 +95,7 @@ def validate_instances(
     """
     maps = group.map(lambda one: _maps_of(one, predictor), images, lambda done: on_image(done, len(images)))
     truths = [one.labels for one in images]
-    chosen = group.from_first(lambda: choose_thresholds(maps, truths, spec))
+    chosen, tried = group.from_first(lambda: choose_thresholds(maps, truths, spec))
     labels = [label_instances(*one, chosen) for one in maps]
     counts = np.stack([count_objects(overlaps_of(*pair), [IOU])[0] for pair in zip(truths, labels, strict=True)])
     pooled = number(float(average_precision(counts.sum(axis=0))))
@@ -101,6 +104,7 @@ def validate_instances(
         score=0.0 if pooled is None else pooled,
         by_class=dict.fromkeys(foreground_classes, pooled if len(foreground_classes) == 1 else None),
         changes={"instances": chosen},
+        story={TRIED: [one.as_row() for one in tried]},
         per_image=[number(value) for value in average_precision(counts)],
         labels=labels,
     )
@@ -111,34 +115,59 @@ def overlaps_of(truth: NDArray[np.int32], labels: NDArray[np.int32]) -> Overlaps
     return match_objects(truth, labels, ignored=truth == UNLABELLED)
 
 
-def choose_thresholds(maps: Sequence[Maps], truths: Sequence[NDArray[np.int32]], spec: InstanceSpec) -> InstanceSpec:
-    """Return `spec` with the thresholds and the smallest area that suit the images best.
+class Tried(NamedTuple):
+    """What was tried, and the average precision that it gave on the images of the choice: at 0.5, and the mean."""
 
-    Best is the greatest sum of average precision at an IoU of 0.5 and a quarter of that at 0.75. A coarse grid of both
-    thresholds is tried, then the neighbours of its best point, a few times, then two other strengths of smoothing. For
-    each the best of some smallest areas is taken, up to the area that 1 in 20 true objects stays below. Equal ones: the
-    first that was tried.
+    spec: InstanceSpec
+    ap: float
+    mean_ap: float
+
+    @property
+    def value(self) -> float:
+        """What is to be greatest: what finds as many objects differs in how well their borders fit."""
+        return self.ap + self.mean_ap
+
+    def as_row(self) -> dict[str, float]:
+        """Return it as a model's description keeps it."""
+        return {
+            **self.spec.model_dump(include=set(TUNED)),
+            "ap": round(self.ap, 6),
+            "mean_ap": round(self.mean_ap, 6),
+        }
+
+
+def choose_thresholds(
+    maps: Sequence[Maps], truths: Sequence[NDArray[np.int32]], spec: InstanceSpec
+) -> tuple[InstanceSpec, list[Tried]]:
+    """Return `spec` with the thresholds and the smallest area that suit the images best, and all that was tried.
+
+    Best is the greatest sum of average precision at an IoU of 0.5 and of its mean over 0.5, 0.55 .. 0.95. A coarse grid
+    of both thresholds is tried, then the neighbours of its best point, a few times, then two other strengths of
+    smoothing. For each the best of some smallest areas is taken, up to the area that 1 in 20 true objects stays below.
+    Equal ones: the first that was tried.
     """
     spread = _spread(maps)
     maps, truths = [maps[index] for index in spread], [truths[index] for index in spread]
     areas = [match_objects(truth, truth, ignored=truth == UNLABELLED).true_areas for truth in truths]
     smallest = _smallest_areas(np.concatenate(areas))
+    tried: list[Tried] = []
 
-    def best_of(pairs: Iterable[tuple[float, float]]) -> tuple[float, InstanceSpec]:
-        tried = [_best_area(maps, truths, _with(spec, *pair), smallest) for pair in pairs]
-        return max(tried, key=lambda one: one[0])
+    def best_of(candidates: Iterable[InstanceSpec]) -> Tried:
+        found = [_best_area(maps, truths, one, smallest) for one in candidates]
+        tried.extend(found)
+        return max(found, key=lambda one: one.value)
 
-    best = best_of((foreground, seed) for foreground in FOREGROUND_THRESHOLDS for seed in SEED_THRESHOLDS)
+    best = best_of(_with(spec, foreground, seed) for foreground in FOREGROUND_THRESHOLDS for seed in SEED_THRESHOLDS)
     step_f, step_s = FINE_STEPS
     for _ in range(MAX_MOVES):
-        f, s = best[1].foreground_threshold, best[1].seed_threshold
+        f, s = best.spec.foreground_threshold, best.spec.seed_threshold
         beside = [(f, s - step_s), (f, s + step_s), (f - step_f, s), (f + step_f, s)]
-        near = best_of(pair for pair in beside if min(pair) > 0 and max(pair) < 1)
-        if near[0] <= best[0]:
+        near = best_of(_with(spec, *pair) for pair in beside if min(pair) > 0 and max(pair) < 1)
+        if near.value <= best.value:
             break
         best = near
-    smoother = [_best_area(maps, truths, best[1].model_copy(update={"smooth_px": one}), smallest) for one in SMOOTHINGS]
-    return max([best, *smoother], key=lambda one: one[0])[1]
+    smoother = best_of(best.spec.model_copy(update={"smooth_px": one}) for one in SMOOTHINGS)
+    return max([best, smoother], key=lambda one: one.value).spec, tried
 
 
 def _maps_of(one: LabelledObjects, predictor: Predictor) -> Maps:
@@ -148,17 +177,17 @@ def _maps_of(one: LabelledObjects, predictor: Predictor) -> Maps:
 
 def _best_area(
     maps: Sequence[Maps], truths: Sequence[NDArray[np.int32]], spec: InstanceSpec, smallest: Sequence[int]
-) -> tuple[float, InstanceSpec]:
-    """Return the best value with some thresholds, and the spec with the area that it belongs to."""
+) -> Tried:
+    """Return what some thresholds give, with the smallest area that suits them best."""
     everything = spec.model_copy(update={"min_area_px": 0})
     overlaps = [overlaps_of(truth, label_instances(*one, everything)) for one, truth in zip(maps, truths, strict=True)]
-    values = []
+    found = []
     for area in smallest:
-        counts = np.sum([count_objects(without_small(one, area), [IOU, STRICT_IOU]) for one in overlaps], axis=0)
-        at_iou, at_strict = np.nan_to_num(average_precision(counts))
-        values.append(float(at_iou + STRICT_WEIGHT * at_strict))
-    best = int(np.argmax(values))
-    return values[best], spec.model_copy(update={"min_area_px": smallest[best]})
+        counts = np.sum([count_objects(without_small(one, area), THRESHOLDS) for one in overlaps], axis=0)
+        precision = np.nan_to_num(average_precision(counts))
+        at_iou, mean = float(precision[THRESHOLDS.index(IOU)]), float(precision.mean())
+        found.append(Tried(spec.model_copy(update={"min_area_px": area}), at_iou, mean))
+    return max(found, key=lambda one: one.value)
 
 
 def without_small(overlaps: Overlaps, min_area_px: int) -> Overlaps:

@@ -27,12 +27,14 @@ class Validation:
     """What a network is worth on whole images.
 
     `score` is what the best epoch is chosen by; `by_class` has each foreground class, None where it is undefined;
-    `changes` are fields of the model's description that were found on the way, such as tuned thresholds.
+    `changes` are fields of the model's description that were found on the way, such as tuned thresholds; `story` is
+    what its `training` is to say about them.
     """
 
     score: float
     by_class: Mapping[str, float | None]
     changes: Mapping[str, Any] = field(default_factory=dict)
+    story: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,10 @@ _RULES: Final = {
     "radius_um": "radius of a match in um",
     "rule": "rule of matching",
     "class": "class of the objects",
+    "surface_tolerance": "tolerance of NSD",
 }
 # Settings that numbers of an evaluation do not depend on, or that are spoken of otherwise.
-_NOT_SAID: Final = {"compute", "bootstrap", "seed", "split", "match_radius", "match_rule"}
+_NOT_SAID: Final = {"compute", "bootstrap", "seed", "split", "match_radius", "match_rule", "surface_tolerance"}
 _UNITS: Final = {"pixels": "pixels", "objects": "objects", "points": "points"}
 
 
@@ -278,10 +279,11 @@ def _require_comparable(evaluations: Sequence[Evaluation], chosen: Sequence[Rows
             classes = " and ".join(f"({', '.join(of.rows.classes)})" for of in (first, one))
             raise InputError(f"{pair} cannot be compared: their classes are {classes}.")
         for key, meaning in _RULES.items():
-            if _plain(first.metrics.get(key)) != _plain(one.metrics.get(key)):
-                raise InputError(
-                    f"{pair} cannot be compared: the {meaning} is {first.metrics.get(key)} and {one.metrics.get(key)}."
-                )
+            rule, other = first.metrics.get(key), one.metrics.get(key)
+            # Without boundaries, as of slides, there is no tolerance, and no NSD to compare.
+            is_absent = key == "surface_tolerance" and None in (rule, other)
+            if not is_absent and _plain(rule) != _plain(other):
+                raise InputError(f"{pair} cannot be compared: the {meaning} is {rule} and {other}.")
         _require_same_truth(first, one, chosen[0], rows, names)
         remarks += _differences(first, one)
     return remarks

@@ -1,5 +1,6 @@
 """Predictions that are there against the truth: by points, objects or pixels, whichever the two folders hold."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,10 +9,11 @@ from segkit.errors import UsageError
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.evaluate_given_objects import given_objects
 from segkit.workflows.evaluate_given_points import given_points, has_detections
-from segkit.workflows.evaluate_masks import FoundMasks, given_masks
+from segkit.workflows.evaluate_masks import given_masks
 from segkit.workflows.evaluate_objects import FoundObjects
 from segkit.workflows.evaluate_points import Found
 from segkit.workflows.given_files import files_in, slide_record
+from segkit.workflows.measured_masks import FoundMasks
 from segkit.workflows.truth_files import TruthFolder, find_truth
 
 Measure = Literal["auto", "pixels", "objects", "points"]
@@ -36,7 +38,7 @@ def measure_given(
     Parameters
     ----------
     config
-        Of which the radius of a match is needed for points.
+        Of which `split`, not `auto`, is used, and what is needed for what is measured.
     prediction, truth
         Folders; see `segkit.workflows.given_files.files_in` and `segkit.workflows.truth_files.find_truth`.
     figures
@@ -52,7 +54,9 @@ def measure_given(
         What is asked for cannot be measured on them.
     """
     detections = has_detections(prediction)
-    found = find_truth(truth)
+    found = replace(find_truth(truth), split=config.split)
+    if config.split != "all" and not found.is_data:
+        raise UsageError(f"--split {config.split}: {found.root} is no data folder, and has no splits. Leave it out.")
     chosen = _choose(prediction, found, detections=detections) if measure == "auto" else measure
     if chosen == "points":
         return given_points(config, prediction, found, figures, on_progress, on_note)
@@ -66,7 +70,7 @@ def measure_given(
             )
         return given_objects(prediction, found, figures, on_progress, on_note)
     drawn = not files_in(prediction, "raster", "masks") and files_in(prediction, "polygons", "polygons")
-    return given_masks(prediction, found, "polygons" if drawn else "raster", on_progress, on_note)
+    return given_masks(config, prediction, found, "polygons" if drawn else "raster", on_progress, on_note)
 
 
 def _choose(prediction: Path, truth: TruthFolder, *, detections: bool) -> Literal["pixels", "objects", "points"]:

@@ -1,6 +1,6 @@
 """Objects that are there, ids or polygons, measured against true ones, whatever the size of the images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,12 @@ from segkit.evaluation.object_blocks import match_blocks
 from segkit.inference.object_outputs import OBJECT_POLYGONS
 from segkit.slides.geojson import Feature
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.class_codes import codes_of_labels, codes_of_polygons
+from segkit.workflows.class_codes import Codes, codes_of_labels, codes_of_polygons, common_classes
+from segkit.workflows.dataset_items import attributes_of
 from segkit.workflows.evaluate_objects import FoundObjects
 from segkit.workflows.given_files import MASKS, files_in, slide_record
 from segkit.workflows.given_planes import OpenPair, class_values, open_pair
-from segkit.workflows.placement import Placement, scales_in_words
+from segkit.workflows.placement import Placement, differ, in_short, scales_in_words
 from segkit.workflows.truth_files import TrueFile, TruthFolder, groups_of_truths, pair_truths
 
 LARGEST_FIGURE_PX: Final = 16_000_000
@@ -49,12 +50,15 @@ def given_objects(
     Raises
     ------
     InputError
-        A folder or file cannot be used, or predictions and images do not pair by name.
+        A folder or file cannot be used, predictions and images do not pair by name, or sizes, scales or classes do not
+        fit.
     """
     paths = _objects_in(prediction)
     truths = pair_truths(truth, paths, prediction, "objects", on_note)
-    found = FoundObjects("", groups=groups_of_truths(truths))
+    found = FoundObjects("", groups=groups_of_truths(truths), attributes=attributes_of(truths))
+    mpps: dict[str, float | None] = {}
     labels: dict[str, int] = {}
+    predicted_labels: dict[str, int] = {}
     placements: dict[str, Placement] = {}
     for number, true in enumerate(truths, start=1):
         path = paths[true.name]
@@ -64,10 +68,10 @@ def given_objects(
             slide_record(path),
             mpp=truth.mpp_of(true),
             true_value=_Numbered(labels),
-            predicted_value=_Numbered({}),
+            predicted_value=_Numbered(predicted_labels),
             needs_size=False,
         ) as pair:
-            placements[true.name] = pair.placement
+            placements[true.name], mpps[true.name] = pair.placement, pair.mpp
             _measure(found, pair, true, path, truth.described.ignore, figures, on_progress)
         on_progress("measure", number, len(truths), {})
     scales = scales_in_words(placements, prediction)
@@ -75,7 +79,13 @@ def given_objects(
         on_note(note)
     if scales:
         found.source["scale"] = "; ".join(scales)
-    found.name = _name_of(truth, labels)
+    found.mpp = _common_mpp(mpps, truth.root, on_note)
+    names = _names_of(truth, labels)
+    if predicted_labels:
+        predicted = codes_of_polygons(prediction, predicted_labels, None)
+        # Objects are matched whatever their class; but of other classes they are other objects.
+        common_classes(Codes(folder=truth.root, names=names, index_of={}), predicted, on_note)
+    found.name = names[1] if names is not None and len(names) == 2 else "any class"
     return found
 
 
@@ -114,8 +124,17 @@ def _measure(
 ) -> None:
     """Add one image; it is drawn where there is one that can be looked at."""
     if true.image is None or pair.num_px > LARGEST_FIGURE_PX or pair.placement.is_part:
+        area_px = 0
+
+        def labelled() -> Iterator[_Ids]:
+            nonlocal area_px
+            for true_ids, ids, ignored in _checked(pair.blocks(on_progress), true.path, prediction, ignore):
+                area_px += true_ids.size - (0 if ignored is None else int(ignored.sum()))
+                yield true_ids, ids, ignored
+
         found.names.append(true.name)
-        found.overlaps.append(match_blocks(_checked(pair.blocks(on_progress), true.path, prediction, ignore)))
+        found.overlaps.append(match_blocks(labelled()))
+        found.areas_px.append(area_px)
         return
     ((true_ids, ids, ignored),) = _checked([pair.whole()], true.path, prediction, ignore)
     labels = compact_ids(true_ids)
@@ -138,9 +157,28 @@ def _checked(
         yield labelled, ids, ignored
 
 
-def _name_of(truth: TruthFolder, labels: dict[str, int]) -> str:
+def _common_mpp(mpps: Mapping[str, float | None], truth: Path, on_note: OnNote) -> float | list[float] | None:
+    """Return micrometres per pixel of all images, or of each where they differ; None where some are not known."""
+    known = {name: mpp for name, mpp in mpps.items() if mpp is not None}
+    if len(known) < len(mpps):
+        if known:
+            missing = [name for name in mpps if name not in known]
+            on_note(
+                f"{truth}: the pixel size of {in_short(missing)} is not known, so sizes of objects are in pixels, and "
+                "there are no numbers per mm2"
+            )
+        return None
+    low, high = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+    if not differ(known[low], known[high]):
+        return known[low]
+    on_note(
+        f"{truth}: pixels differ in size ({known[low]:.4g} um in {low}, {known[high]:.4g} um in {high}): sizes of "
+        "objects are in um2 of each image's own scale; Dice and AJI are pooled over pixels"
+    )
+    return list(known.values())
+
+
+def _names_of(truth: TruthFolder, labels: dict[str, int]) -> tuple[str, ...] | None:
     if truth.kind == "labels":
-        names = codes_of_labels(truth.root, truth.class_names).names
-    else:
-        names = codes_of_polygons(truth.root, labels, truth.class_names).names
-    return names[1] if names is not None and len(names) == 2 else "any class"
+        return codes_of_labels(truth.root, truth.class_names).names
+    return codes_of_polygons(truth.root, labels, truth.class_names).names

@@ -15,7 +15,13 @@ from segkit.slides.thumbnail import read_thumbnail, thumbnail_size
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.evaluate_points import Found, match_radius_px
 from segkit.workflows.given_files import is_polygons, slide_record
-from segkit.workflows.given_points import detections_in, in_searched_part, read_given_detections, true_points
+from segkit.workflows.given_points import (
+    detections_in,
+    in_searched_part,
+    read_given_detections,
+    require_inside,
+    true_points,
+)
 from segkit.workflows.truth_files import TruthFolder
 
 LARGEST_WHOLE_PX: Final = 64_000_000
@@ -58,7 +64,7 @@ def given_points(
     UsageError
         There is no match radius.
     InputError
-        A folder cannot be used, or predictions and images do not pair by name.
+        A folder cannot be used, predictions and images do not pair by name, or they are of other slides.
     """
     tables = detections_in(prediction)
     true = true_points(truth, prediction, tables, on_note)
@@ -71,6 +77,7 @@ def given_points(
         [0.0] * (len(true.classes) - 1),
         config.match_rule,
         groups=true.groups,
+        attributes=true.attributes,
     )
     parts = []
     for number, one in enumerate(true.images, start=1):
@@ -78,10 +85,12 @@ def given_points(
         points, area_px = in_searched_part(one, slide_record(path))
         if area_px < one.height * one.width:
             parts.append(one.name)
+        detections = read_given_detections(path, true.classes)
+        require_inside(detections, one, path, found.radius_px)
         found.add(
             one.name,
             None if one.image is None else _picture(one.image, one.height, one.width),
-            read_given_detections(path, true.classes),
+            detections,
             points,
             figures,
             size=(one.height, one.width),

@@ -1,7 +1,8 @@
 """Objects of a model for instances measured against labelled ones."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,14 @@ from PIL import Image
 
 from segkit import files
 from segkit.config import AUTO, DataConfig, EvaluateConfig, PredictConfig
-from segkit.data.instance_labels import read_instances
+from segkit.data.instance_labels import UNLABELLED, read_instances
 from segkit.data.layout import Dataset, load_dataset, read_image
 from segkit.errors import InputError, ModelError
 from segkit.evaluation.estimates import number as rounded
 from segkit.evaluation.object_exports import write_object_report
 from segkit.evaluation.object_tables import ObjectReport, measure_objects
 from segkit.evaluation.objects import Overlaps, average_precision, count_objects
+from segkit.evaluation.threshold_choice import Choice
 from segkit.inference.image_segmentation import predict_layers
 from segkit.inference.instances import label_instances
 from segkit.inference.network import Predictor
@@ -30,7 +32,9 @@ from segkit.training.instance_validation import IOU, overlaps_of
 from segkit.workflows.callbacks import OnNote, OnProgress
 from segkit.workflows.dataset_items import attributes_of, groups_of, items_of, require_scale
 from segkit.workflows.instance_task import instance_case
+from segkit.workflows.model_choice import object_choice
 from segkit.workflows.predict import build_predictor
+from segkit.workflows.threshold_sweeps import ObjectSweeps
 
 MAX_FIGURES: Final = 200
 LARGEST_16_BIT: Final = 65535
@@ -38,14 +42,20 @@ LARGEST_16_BIT: Final = 65535
 
 @dataclass
 class FoundObjects:
-    """Overlaps of predicted and true objects of images, as far as they were gathered."""
+    """Overlaps of predicted and true objects of images, as far as they were gathered.
+
+    `areas_px` is what is labelled of each image; `mpp` that of all images, or of each, None where unknown; `choose`
+    tells of the images' names how the thresholds were chosen, where a model made the objects.
+    """
 
     name: str
     names: list[str] = field(default_factory=list)
     overlaps: list[Overlaps] = field(default_factory=list)
+    areas_px: list[int] = field(default_factory=list)
     groups: list[str] | None = None
     attributes: dict[str, list[str]] = field(default_factory=dict)
-    mpp: float | None = None
+    mpp: float | list[float] | None = None
+    choose: Callable[[list[str]], Choice] | None = None
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
     shelf: Shelf = field(default_factory=Shelf)
@@ -57,6 +67,7 @@ class FoundObjects:
         overlaps = overlaps_of(truth, labels)
         self.names.append(name)
         self.overlaps.append(overlaps)
+        self.areas_px.append(int((truth != UNLABELLED).sum()))
         score = rounded(float(average_precision(count_objects(overlaps, [IOU]))[0]))
         case = instance_case(name, image, truth, labels, score)
 
@@ -98,6 +109,8 @@ def predicted_objects(
     found = FoundObjects(
         _name_of(model.spec.classes), groups=groups_of(items), attributes=attributes_of(items), mpp=dataset.mpp
     )
+    sweeps = ObjectSweeps(spec, len(items))
+    found.choose = functools.partial(object_choice, model, spec, sweeps)
     found.source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     for number, item in enumerate(items, start=1):
         image = read_image(item)
@@ -105,6 +118,7 @@ def predicted_objects(
         _, foreground, distance, *_ = predict_layers(image, predictor)
         labels = label_instances(foreground, distance, spec)
         write_labels(predictions, item.name, labels)
+        sweeps.add(foreground, distance, labels, truth)
         found.add(item.name, image, labels, truth, figures)
         on_progress("evaluate", number, len(items), {})
     return found
@@ -125,9 +139,12 @@ def measure_found(found: FoundObjects, config: EvaluateConfig, out: Path) -> Obj
         groups=found.groups,
         attributes=found.attributes,
         mpp=found.mpp,
+        areas_px=found.areas_px,
         num_samples=config.bootstrap,
         seed=config.seed,
     )
+    if found.choose is not None:
+        report = replace(report, choice=found.choose(found.names))
     write_object_report(report, out)
     return report
 

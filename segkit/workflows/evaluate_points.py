@@ -1,7 +1,7 @@
 """Detections measured against labelled points."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,9 @@ from segkit.report.detections import draw_point_curves, draw_points_case
 from segkit.report.page.pictures import Picture, point_picture
 from segkit.report.page.shelf import Shelf
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.dataset_items import groups_of, items_of, require_scale
+from segkit.workflows.dataset_items import attributes_of, groups_of, items_of, require_scale
 from segkit.workflows.heat_predict import build_heat_predictor
+from segkit.workflows.model_choice import point_choice
 from segkit.workflows.sliding_window import build_window_predictor, say_if_naive
 
 MAX_FIGURES = 200
@@ -32,7 +33,7 @@ CURVES, CURVE_TABLE = "curves.png", "curves.csv"
 
 @dataclass
 class Found:
-    """Detections and truths of images, as far as they were gathered."""
+    """Detections and truths of images, as far as they were gathered; `model` is what detects, where it is known."""
 
     classes: Sequence[str]
     radius_px: float
@@ -44,6 +45,8 @@ class Found:
     truths: list[Points] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
     groups: list[str] | None = None
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    model: Model | None = None
     source: dict[str, str] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
     shelf: Shelf = field(default_factory=Shelf)
@@ -125,6 +128,8 @@ def predicted_points(
         detection.thresholds,
         config.match_rule,
         groups=groups_of(items),
+        attributes=attributes_of(items),
+        model=model,
     )
     found.source = {"data": str(data.dir.resolve()), "model": str(model.path.resolve()), "model_sha256": model.sha256}
     for number, item in enumerate(items, start=1):
@@ -156,10 +161,13 @@ def measure(found: Found, config: EvaluateConfig, out: Path) -> PointReport:
         areas_px=found.areas_px,
         thresholds=found.thresholds,
         groups=found.groups,
+        attributes=found.attributes,
         rule=found.rule,
         num_samples=config.bootstrap,
         seed=config.seed,
     )
+    if found.model is not None:
+        report = replace(report, choice=point_choice(found.model, report))
     write_point_report(report, out)
     _draw_curves(report, out / CURVES)
     return report

@@ -22,7 +22,7 @@ from segkit.report.page.standard_charts import learning_charts
 from segkit.workflows import runs
 from segkit.workflows.object_page import object_parts
 from segkit.workflows.page_parts import ReportParts, in_plural, label_of
-from segkit.workflows.pixel_page import pixel_parts
+from segkit.workflows.pixel_page import pixel_parts, pixel_sections
 from segkit.workflows.point_page import point_parts
 from segkit.workflows.test_looks import TEST_SPLITS, read_looks
 
@@ -64,6 +64,7 @@ def write_page(
     match report:
         case PixelReport():
             parts = pixel_parts(report, definitions)
+            sections = (*pixel_sections(report, definitions), *sections)
         case ObjectReport():
             parts = object_parts(report, definitions)
         case PointReport():
@@ -121,7 +122,11 @@ def _facts(report: Resampled, record: Mapping[str, Any], run: Path | None, num_i
         facts.append(Fact("Model", _name(record["model"]), (record["model"], f"SHA-256 {digest}")))
     trained = None if run is None else runs.read_record(run)
     if trained is not None and trained.get("command") == "train":
-        epochs = f"{trained['epochs']} epochs, the best {trained['best_epoch']}" if "best_epoch" in trained else ""
+        epochs = (
+            f"{trained['epochs']} epochs, the best {trained['best_epoch']}"
+            if {"epochs", "best_epoch"} <= trained.keys()
+            else ""
+        )
         facts.append(Fact("Trained", str(trained.get("finished", ""))[:10] or "unknown", (epochs,) if epochs else ()))
     intervals = (
         f"bootstrap over {report.num_units} {report.unit}s" if report.num_units > 1 else "none: a single " + report.unit

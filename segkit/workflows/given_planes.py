@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ from segkit.slides import open_slide
 from segkit.slides.geojson import Feature, read_geojson
 from segkit.workflows.callbacks import OnProgress
 from segkit.workflows.given_files import SlideRecord, is_polygons
-from segkit.workflows.placement import Placed, Placement, Plane, Size, blocks_of, place
+from segkit.workflows.placement import Placed, Placement, Plane, Size, blocks_of, differ, place
 from segkit.workflows.truth_files import TrueFile
 
 ValueOf = Callable[[Feature, int], int]
 """The value of a polygon, at least 1, from its feature and its number in the file."""
+
+PROBABILITIES: Final = {"mask.tif": "probability.tif", "mask.ome.tif": "probability.ome.tif"}
+"""What `segkit predict --probability` leaves beside a mask."""
 
 TELLING_BLOCKS = 16
 """Images of more blocks tell of each."""
@@ -29,21 +33,34 @@ TELLING_BLOCKS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPair:
-    """Truth and prediction of an image, which are read at the same boxes, those of the truth's pixels."""
+    """Truth and prediction of an image, which are read at the same boxes, those of the truth's pixels.
+
+    `mpp` is micrometres per pixel of the truth, or what the prediction's tell of them; None where nobody says them.
+    `map_size` is that of the prediction's own pixels, None for polygons.
+    """
 
     name: str
+    truth_path: Path
+    prediction_path: Path
     truth: Plane
     prediction: Placed
     placement: Placement
+    mpp: float | None
+    map_size: tuple[int, int] | None
     in_strips: bool
+
+    def boxes(self, on_progress: OnProgress) -> Iterator[Box]:
+        """Yield the blocks that cover what is compared."""
+        boxes = list(blocks_of(self.placement.box, in_strips=self.in_strips))
+        for number, box in enumerate(boxes, start=1):
+            yield box
+            if len(boxes) > TELLING_BLOCKS:
+                on_progress(f"measure {self.name}", number, len(boxes), {})
 
     def blocks(self, on_progress: OnProgress) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
         """Yield the integers of truth and prediction in the blocks that cover what is compared."""
-        boxes = list(blocks_of(self.placement.box, in_strips=self.in_strips))
-        for number, box in enumerate(boxes, start=1):
+        for box in self.boxes(on_progress):
             yield self.truth.read(box), self.prediction.read(box)
-            if len(boxes) > TELLING_BLOCKS:
-                on_progress(f"measure {self.name}", number, len(boxes), {})
 
     def whole(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Return all integers of truth and prediction that are compared."""
@@ -102,7 +119,7 @@ def open_pair(
             )
         truth: Plane = truth_raster or _painted(true.path, size, true_value, true.name)
         if raster is None or own is None:
-            if record is not None and (record.height, record.width) != size[:2]:
+            if record is not None and ((record.height, record.width) != size[:2] or differ(record.mpp, size.mpp)):
                 raise InputError(
                     f"{true.name}: was predicted on a slide of {Size(record.height, record.width, record.mpp)}, and "
                     f"the truth is {size}. Polygons are in pixels of level 0, which the truth must have, too."
@@ -111,15 +128,46 @@ def open_pair(
             box = whole if record is None or not record.is_part else record.box.intersect(whole)
             placement = Placement(step=1.0, origin=(0.0, 0.0), box=box, is_part=box != whole)
             plane: Plane = _painted(prediction, size, predicted_value, true.name)
+            predicted_mpp = None if record is None else record.mpp
         else:
             placement, plane = place(true.name, own, size, record), raster
+        told = size.mpp if size.mpp is not None else predicted_mpp
         yield OpenPair(
             name=true.name,
+            truth_path=true.path,
+            prediction_path=prediction,
             truth=truth,
             prediction=Placed(plane, placement),
             placement=placement,
+            mpp=told if size.mpp is not None or told is None else told / placement.step,
+            map_size=None if own is None else own[:2],
             in_strips=any(one is not None and one.in_strips for one in (truth_raster, raster)),
         )
+
+
+@contextlib.contextmanager
+def open_probability(pair: OpenPair) -> Iterator[Placed | str | None]:
+    """Open the map of probabilities beside a mask that `segkit predict` left: that of not being background, uint8.
+
+    Yields None where there is none, and why where it is of no use.
+    """
+    beside = PROBABILITIES.get(pair.prediction_path.name)
+    path = None if beside is None else pair.prediction_path.with_name(beside)
+    if path is None or not path.is_file() or pair.map_size is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            raster = stack.enter_context(RasterBlocks(path))
+        except InputError as error:
+            yield error.message
+            return
+        if (raster.height, raster.width) != pair.map_size:
+            yield f"{path}: is {raster.width} x {raster.height} pixels, and the mask has another size."
+        elif (kind := raster.read(Box(0, 0, 1, 1)).dtype) != np.uint8:
+            yield f"{path}: holds {kind} numbers, and probabilities are read as uint8 (255 = 1)."
+        else:
+            yield Placed(raster, pair.placement)
 
 
 def _size_of_truth(

@@ -18,7 +18,7 @@ from segkit.inference.detection_outputs import DETECTION_TABLE, read_detections
 from segkit.points import Detections, Points
 from segkit.slides import open_slide
 from segkit.workflows.callbacks import OnNote
-from segkit.workflows.dataset_items import groups_of, items_with
+from segkit.workflows.dataset_items import attributes_of, groups_of, items_with
 from segkit.workflows.given_files import (
     SlideRecord,
     files_in,
@@ -27,6 +27,7 @@ from segkit.workflows.given_files import (
     require_pairs,
     slide_record,
 )
+from segkit.workflows.placement import Size, differ
 from segkit.workflows.truth_files import TruthFolder
 
 
@@ -43,12 +44,16 @@ class TruePoints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointTruth:
-    """True points of images; classes by index, background first; `mpp` None where unknown."""
+    """True points of images; classes by index, background first; `mpp` None where unknown.
+
+    `groups` and `attributes` are what splits.csv says of the images, see `segkit.workflows.dataset_items`.
+    """
 
     classes: tuple[str, ...]
     mpp: float | None
     images: tuple[TruePoints, ...]
     groups: list[str] | None
+    attributes: dict[str, list[str]]
 
 
 def detections_in(folder: Path) -> dict[str, Path]:
@@ -111,25 +116,54 @@ def true_points(truth: TruthFolder, prediction: Path, predictions: Mapping[str, 
     if not truth.is_data:
         return _plain(truth.root, prediction, predictions)
     dataset = load_dataset(DataConfig(dir=truth.root, annotation="points"))
-    items = items_with(predictions, prediction, dataset, "detections", on_note)
+    items = items_with(predictions, prediction, dataset, "detections", on_note, split=truth.split)
     images = []
     for item in items:
         with open_slide(item.image) as slide:
             height, width = slide.height, slide.width
         points = read_points(item, dataset, height, width)
+        _require_same_slide(item.name, Size(height, width, dataset.mpp), slide_record(predictions[item.name]))
         images.append(TruePoints(name=item.name, points=points, height=height, width=width, image=item.image))
-    return PointTruth(classes=dataset.classes, mpp=dataset.mpp, images=tuple(images), groups=groups_of(items))
+    return PointTruth(
+        classes=dataset.classes,
+        mpp=dataset.mpp,
+        images=tuple(images),
+        groups=groups_of(items),
+        attributes=attributes_of(items),
+    )
 
 
 def in_searched_part(true: TruePoints, record: SlideRecord | None) -> tuple[Points, int]:
     """Return the true points in what was searched, and its area in pixels: the image, or a region of the slide."""
     whole = true.height * true.width
-    if record is None or not record.is_part or (record.height, record.width) != (true.height, true.width):
+    if record is None or not record.is_part:
         return true.points, whole
     low, high = np.array(record.origin), np.array(record.end)
     inside = np.all((true.points.positions >= low) & (true.points.positions < high), axis=1)
     area = min(whole, round(float(np.prod(high - low))))
     return Points(true.points.positions[inside], true.points.classes[inside]), area
+
+
+def require_inside(found: Detections, true: TruePoints, path: Path, radius_px: float) -> None:
+    """Raise InputError if a detection lies outside of its image, by more than what a match may be away."""
+    beyond = np.maximum(-found.positions, found.positions - (true.height, true.width)).max(axis=1, initial=0)
+    if (outside := beyond > radius_px).any():
+        y, x = found.positions[outside][0]
+        raise InputError(
+            f"{path}: {outside.sum()} of {len(outside)} detections lie outside of {true.name}, which has {true.width} "
+            f"x {true.height} pixels, the first at x = {x:.10g}, y = {y:.10g}. Positions are in pixels of level 0."
+        )
+
+
+def _require_same_slide(name: str, truth: Size, record: SlideRecord | None) -> None:
+    if record is None:
+        return
+    searched = Size(record.height, record.width, record.mpp)
+    if searched[:2] != truth[:2] or differ(searched.mpp, truth.mpp):
+        raise InputError(
+            f"{name}: points were found on a slide of {searched}, and the truth's image is {truth}. Both are in pixels "
+            "of level 0 and must be the same; correct the scale that is wrong, or search the truth's image."
+        )
 
 
 def _plain(root: Path, prediction: Path, predictions: Mapping[str, Path]) -> PointTruth:
@@ -163,7 +197,8 @@ def _plain(root: Path, prediction: Path, predictions: Mapping[str, Path]) -> Poi
                 name=name, points=Points(positions, indices), height=record.height, width=record.width, image=None
             )
         )
-    return PointTruth(classes=classes, mpp=_common_mpp(prediction, records), images=tuple(images), groups=None)
+    mpp = _common_mpp(prediction, records)
+    return PointTruth(classes=classes, mpp=mpp, images=tuple(images), groups=None, attributes={})
 
 
 def _read_plain(root: Path, predictions: Mapping[str, Path]) -> dict[str, RawPoints]:

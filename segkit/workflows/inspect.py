@@ -12,6 +12,7 @@ from segkit.models.model_file import MODEL_NAME, Model, load_model
 from segkit.models.patch_cnn import PatchCNN
 from segkit.models.receptive_field import refuse_mixing_norms, tile_grid
 from segkit.slides import open_slide
+from segkit.training.instance_validation import TRIED
 from segkit.workflows.callbacks import OnProgress, quiet_progress
 from segkit.workflows.test_looks import read_looks
 
@@ -76,7 +77,7 @@ def _model_info(model: Model) -> dict[str, Any]:
         **({"detection": spec.detection.model_dump(exclude={"curves"})} if spec.detection is not None else {}),
         **({"instances": spec.instances.model_dump()} if spec.instances is not None else {}),
         "scores": spec.scores,
-        "training": dict(training),
+        "training": {name: value for name, value in training.items() if name != TRIED},  # long, too
         "looks_at_test_set": len(read_looks(model.path.parent)),
         "sha256": model.sha256,
         **layers,

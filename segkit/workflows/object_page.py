@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segkit.evaluation.object_tables import AP, MEAN_AP, ObjectGroup, ObjectReport, SizeBin
+from segkit.evaluation.object_sizes import SizeBin
+from segkit.evaluation.object_tables import AP, MEAN_AP, ObjectGroup, ObjectReport
 from segkit.report.page.content import Column, MetricTable, Row, Table
 from segkit.report.page.number import briefly
 from segkit.report.page.pictures import Kind
 from segkit.report.page.standard_charts import score_histogram, size_chart, threshold_chart
+from segkit.workflows.choice_page import choice_table, sweep_charts
 from segkit.workflows.page_parts import (
     ReportParts,
     headline_of,
@@ -47,6 +49,13 @@ def object_parts(report: ObjectReport, definitions: Mapping[str, str]) -> Report
                 ("pooled over images", "mean of images"),
                 metric_rows(ways, definitions),
             ),
+            MetricTable(
+                ("Mean areas" if report.area_mm2 is None else "Densities and mean areas")
+                + f", pooled over {in_plural(len(report.images), 'image')}",
+                ("pooled over images",),
+                metric_rows([dict(report.densities)], {**definitions, **_defined_by(definitions)}),
+            ),
+            *(() if report.choice is None else (choice_table(report.choice),)),
         ),
         charts=(
             threshold_chart(
@@ -60,12 +69,14 @@ def object_parts(report: ObjectReport, definitions: Mapping[str, str]) -> Report
                 note="Pooled over images; bands are intervals.",
             ),
             size_chart(
-                [_range_in_words(one, report.mpp) for one in report.by_size],
+                [_range_in_words(one, report) for one in report.by_size],
                 [number_of(one.metrics["f1"]) for one in report.by_size],
                 [one.tp + one.fn for one in report.by_size],
                 score_name="F1",
-                size_label="area of objects, " + ("px" if report.mpp is None else "µm²"),
+                size_label="area of objects, " + ("µm²" if report.mpp or report.sizes_in_um2 else "px"),
+                note="Quarters of the true objects, by area." if report.has_quartiles else "",
             ),
+            *(() if report.choice is None else sweep_charts(report.choice)),
             score_histogram(scores, name),
         ),
         groups=tuple(
@@ -83,9 +94,21 @@ def object_parts(report: ObjectReport, definitions: Mapping[str, str]) -> Report
     )
 
 
-def _range_in_words(one: SizeBin, mpp: float | None) -> str:
-    scale = 1.0 if mpp is None else mpp**2
-    low, high = one.range.low_px * scale, None if one.range.high_px is None else one.range.high_px * scale
+def _defined_by(definitions: Mapping[str, str]) -> dict[str, str]:
+    """Return the definitions that stand under another name."""
+    return {
+        "predicted_per_mm2": definitions.get("true_per_mm2", ""),
+        **{
+            f"mean_{what}_area_{unit}": definitions.get("mean_true_area_um2", "")
+            for what in ("true", "predicted")
+            for unit in ("um2", "px")
+        },
+    }
+
+
+def _range_in_words(one: SizeBin, report: ObjectReport) -> str:
+    scale = 1.0 if report.mpp is None else report.mpp**2
+    low, high = one.range.low * scale, None if one.range.high is None else one.range.high * scale
     if high is None:
         return f"from {briefly(round(low, 1))}" if low else "any"
     return f"{briefly(round(low, 1))}–{briefly(round(high, 1))}" if low else f"below {briefly(round(high, 1))}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from segkit.evaluation import confidence
+from segkit.evaluation import confidence, membrane_exports
 from segkit.evaluation.estimates import Estimate, Resampled
 from segkit.report.page.content import Column, Headline, MetricRow, MetricTable, Row, Table
 from segkit.report.page.number import Number
@@ -26,8 +26,13 @@ _LABELS: Final[Mapping[str, str]] = {
     "panoptic_quality": "PQ",
     "aji": "AJI",
     "aji_plus": "AJI+",
-    "hd95": "HD95",
-    "assd": "ASSD",
+    "hd95_um": "HD95, µm",
+    "hd95_px": "HD95, px",
+    "hd_um": "HD, µm",
+    "hd_px": "HD, px",
+    "assd_um": "ASSD, µm",
+    "assd_px": "ASSD, px",
+    "brier": "Brier score",
     "nsd": "NSD",
     "froc_mean_per_image": "FROC mean, per image",
     "froc_mean_per_mm2": "FROC mean, per mm²",
@@ -39,11 +44,21 @@ _LABELS: Final[Mapping[str, str]] = {
     "predicted_per_10_hpf": "predicted per 10 HPF",
     "ece": "ECE",
     "mce": "MCE",
+    "area_mm2": "area, mm²",
+    "mean_true_area_um2": "mean area, true, µm²",
+    "mean_predicted_area_um2": "mean area, predicted, µm²",
+    "mean_true_area_px": "mean area, true, px",
+    "mean_predicted_area_px": "mean area, predicted, px",
+    "min_area_px": "smallest area, px",
+    "smooth_px": "smoothing, px",
+    "smooth_radius": "radius of smoothing",
+    "froc": "FROC",
+    **membrane_exports.LABELS,
 }
 _COUNTS: Final = frozenset({"count_error", "absolute_count_error", "mean_count_error", "mean_absolute_count_error"})
-_DENSITIES: Final = ("true_per_mm2", "predicted_per_mm2", "_per_10_hpf")
+_ONE_DIGIT: Final = ("true_per_mm2", "predicted_per_mm2", "_per_10_hpf", "_area_um2", "_area_px")
 # By parts of their names: everything else lies in 0..1.
-_NOT_SHARES: Final = ("count_error", "hd95", "assd", "_um", "_px", "_per_", "variation")
+_NOT_SHARES: Final = ("count_error", "hd95", "hd_", "assd", "_um", "_px", "_per_", "vi_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +91,7 @@ def number_of(estimate: Estimate) -> Number:
 def label_of(metric: str) -> str:
     """Return what a metric is called on a page, by the name that files give it."""
     head, dot, tail = metric.partition(".")
-    return _LABELS.get(head, head.replace("_", " ")) + dot + tail
+    return _LABELS.get(head, head.replace("_", " ").replace("/", ", ")) + dot + tail
 
 
 def metric_rows(ways: Sequence[Mapping[str, Estimate]], definitions: Mapping[str, str]) -> tuple[MetricRow, ...]:
@@ -96,7 +111,7 @@ def metric_rows(ways: Sequence[Mapping[str, Estimate]], definitions: Mapping[str
             definition=definitions.get(metric, ""),
             numbers=tuple(number_of(way.get(metric, missing)) for way in ways),
             is_share=metric.startswith("froc") or not any(part in metric for part in _NOT_SHARES),
-            digits=1 if metric in _COUNTS or metric.endswith(_DENSITIES) else 3,
+            digits=1 if metric in _COUNTS or metric.endswith(_ONE_DIGIT) else 3,
         )
         for metric in dict.fromkeys(metric for way in ways for metric in way)
     )

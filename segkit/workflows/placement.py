@@ -112,13 +112,13 @@ def place(name: str, prediction: Size, truth: Size, record: SlideRecord | None) 
         The sizes or the scales do not fit each other.
     """
     if prediction[:2] == truth[:2]:
-        if _differ(prediction.mpp, truth.mpp):
+        if differ(prediction.mpp, truth.mpp):
             raise InputError(
                 f"{name}: the prediction is {prediction}, and the truth {truth}. Correct the scale that is wrong, or "
                 "predict at the truth's."
             )
         return Placement(step=1.0, origin=(0.0, 0.0), box=Box(0, 0, truth.height, truth.width))
-    if record is not None and (record.height, record.width) == truth[:2] and not _differ(record.mpp, truth.mpp):
+    if record is not None and (record.height, record.width) == truth[:2] and not differ(record.mpp, truth.mpp):
         return _placed(record.downsample, record.origin, prediction, truth)
     step = None if record is not None else _stated_factor(prediction, truth)
     if step is None:
@@ -154,10 +154,11 @@ def _stated_factor(prediction: Size, truth: Size) -> float | None:
     candidates = (max(1.0, round(ratio)), 1 / max(1, round(1 / ratio)), ratio)
     pairs = list(zip(truth[:2], prediction[:2], strict=True))
     fitting = [one for one in candidates if all(abs(large / one - small) <= 1 for large, small in pairs)]
-    return fitting[0] if fitting and not _differ(prediction.mpp / truth.mpp, fitting[0]) else None
+    return fitting[0] if fitting and not differ(prediction.mpp / truth.mpp, fitting[0]) else None
 
 
-def _differ(one: float | None, other: float | None) -> bool:
+def differ(one: float | None, other: float | None) -> bool:
+    """Tell whether two scales are known and not the same."""
     return one is not None and other is not None and max(one / other, other / one) > 1 + MPP_TOLERANCE
 
 
@@ -176,13 +177,14 @@ def scales_in_words(placements: Mapping[str, Placement], prediction: Path) -> li
     for step in sorted({one.step for one in placements.values()} - {1.0}):
         names = [name for name, one in placements.items() if one.step == step]
         notes.append(
-            f"{_named(names)} in {prediction}: a pixel of the prediction is {step:.4g} of the truth's; compared are "
+            f"{in_short(names)} in {prediction}: a pixel of the prediction is {step:.4g} of the truth's; compared are "
             "the truth's pixels, each with the prediction's pixel that its centre lies in"
         )
     if parts := [name for name, one in placements.items() if one.is_part]:
-        notes.append(f"{_named(parts)} in {prediction}: only a region was predicted, and nothing else is compared")
+        notes.append(f"{in_short(parts)} in {prediction}: only a region was predicted, and nothing else is compared")
     return notes
 
 
-def _named(names: list[str]) -> str:
+def in_short(names: list[str]) -> str:
+    """Return the first name, and how many more there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from segkit.evaluation.estimates import number
-from segkit.evaluation.point_tables import PointReport, PointSummary
+from segkit.evaluation.point_summary import PointSummary
+from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.points import PointCounts
+from segkit.evaluation.threshold_choice import sentences_of
 from segkit.report.page.content import Cell, Column, MetricTable, Row, Table
 from segkit.report.page.number import Number, briefly
 from segkit.report.page.pictures import Kind
@@ -17,6 +19,7 @@ from segkit.report.page.standard_charts import (
     score_histogram,
     threshold_chart,
 )
+from segkit.workflows.choice_page import OTHERS
 from segkit.workflows.page_parts import ReportParts, headline_of, images_table, in_plural, metric_rows
 
 _COUNTS = (("TP", "tp"), ("FP", "fp"), ("FN", "fn"))
@@ -52,9 +55,14 @@ def point_parts(report: PointReport, definitions: Mapping[str, str]) -> ReportPa
         score_name="F1",
         score_in_full="F1" + (" of all classes together" if several else ""),
         headline=headline_of("F1", report.headline, what, report),
-        numbers=(*_numbers(report, definitions), _counts_table(report), *_froc_tables(report)),
+        numbers=(
+            *_numbers(report, definitions),
+            _counts_table(report),
+            *_froc_tables(report),
+            *_thresholds(report),
+        ),
         charts=(*_curves(report), score_histogram(scores, "F1")),
-        groups=_groups(report),
+        groups=tuple(_group_table(report, by) for by in dict.fromkeys(one.by for one in report.groups)),
         images=_images(report, definitions),
         names=tuple(str(row.image) for row in report.images),
         scores=scores,
@@ -85,10 +93,13 @@ def _numbers(report: PointReport, definitions: Mapping[str, str]) -> tuple[Metri
         ways[one.name] = {**one.pooled, "froc_mean_per_image": one.froc_mean_per_image, **per_area}
     numbers = {one.name: {**one.count_errors, **(one.densities or {})} for one in _summaries(report)}
     defined = {**definitions, **{name: definitions.get(by, "") for name, by in _DEFINED_BY.items()}}
-    pooled = f"pooled over {in_plural(len(report.images), 'image')}; open a metric's name for its definition"
+    pooled, opened = f"pooled over {in_plural(len(report.images), 'image')}", "open a metric's name for its definition"
+    caption = "Count errors, means over the images" + (
+        "" if report.area_mm2 is None else f"; numbers per area, {pooled}"
+    )
     return (
-        MetricTable(f"Matching, {pooled}", tuple(ways), metric_rows(list(ways.values()), defined)),
-        MetricTable(f"Numbers, {pooled}", tuple(numbers), metric_rows(list(numbers.values()), defined)),
+        MetricTable(f"Matching, {pooled}; {opened}", tuple(ways), metric_rows(list(ways.values()), defined)),
+        MetricTable(caption, tuple(numbers), metric_rows(list(numbers.values()), defined)),
     )
 
 
@@ -142,6 +153,42 @@ def _froc_tables(report: PointReport) -> tuple[Table, ...]:
     )
 
 
+def _thresholds(report: PointReport) -> tuple[Table, ...]:
+    """Return how the thresholds were chosen, and what they and the best ones give on these images."""
+    choice = report.choice
+    if choice is None:
+        return ()
+    return (
+        Table(
+            caption="Thresholds, chosen on validation images in training",
+            columns=(
+                Column("class", "text"),
+                Column("threshold used"),
+                Column("F1 in validation"),
+                Column("F1 here"),
+                Column("best threshold here"),
+                Column("F1 with that"),
+            ),
+            rows=tuple(
+                Row(
+                    (
+                        *(one.name, one.threshold, choice.by_class.get(one.name), one.pooled["f1"].value),
+                        *(one.best or (None, None)),
+                    )
+                )
+                for one in report.per_class
+            ),
+            note=" ".join(
+                (
+                    *sentences_of(choice),
+                    "The best thresholds here are for information: chosen on the images that they are measured on, "
+                    "their F1 is not to be reported.",
+                )
+            ),
+        ),
+    )
+
+
 def _curves(report: PointReport) -> tuple[LineChart | BarChart, ...]:
     with_truth = [one for one in report.per_class if one.curve.num_truth]
     if not with_truth:
@@ -155,10 +202,12 @@ def _curves(report: PointReport) -> tuple[LineChart | BarChart, ...]:
         ),
         froc_chart({name: (curve.false_positives / size, curve.recall) for name, curve in curves.items()}, unit),
     ]
+    then = {} if report.choice is None else {sweep.parameter: sweep.validation for sweep in report.choice.sweeps}
     for one in with_truth:
-        curve = curves[one.name]
+        curve = one.curve.spread(_MAX_POINTS)
         if len(curve.thresholds) < 2:
             continue
+        validated = then.get(f"threshold/{one.name}")
         charts.append(
             threshold_chart(
                 f"Over the threshold: {one.name}",
@@ -168,8 +217,12 @@ def _curves(report: PointReport) -> tuple[LineChart | BarChart, ...]:
                     name: [Number(number(value)) for value in values]
                     for name, values in (("F1", curve.f1), ("precision", curve.precision), ("recall", curve.recall))
                 },
-                used=one.threshold,
-                note="On these very images: a threshold that is chosen here makes the numbers too good.",
+                # Of detections that are there all count: their threshold is 0, which is none.
+                used=one.threshold or None,
+                others={} if validated is None else {"F1 in validation": (validated.values, validated.scores)},
+                note="On these very images: a threshold that is chosen here makes the numbers too good."
+                if report.choice is None
+                else OTHERS,
             )
         )
     return tuple(charts)
@@ -179,26 +232,42 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _groups(report: PointReport) -> tuple[Table, ...]:
-    if not report.groups:
-        return ()
-    several = len(report.classes) > 2
-    return (
-        Table(
-            caption="By group, pooled over its images",
-            columns=(
-                Column("group", "text"),
-                *([Column("class", "text")] if several else []),
-                *(Column(name, "count") for name, _ in _COUNTS),
-                *(Column(name) for name, _ in _RATIOS),
-            ),
-            rows=tuple(
-                Row((str(row.group), *([row.name] if several else []), *_cells(row.counts))) for row in report.groups
-            ),
-            is_interactive=True,
-            sorted_by=0,
+def _group_table(report: PointReport, by: str) -> Table:
+    several, with_area = len(report.classes) > 2, report.area_mm2 is not None
+    per_area = (("true per mm²", "true_per_mm2"), ("predicted per mm²", "predicted_per_mm2")) if with_area else ()
+    ratios = (*_RATIOS[1:], ("AP", "average_precision"))
+    return Table(
+        caption=f"By {by}, pooled over its images",
+        columns=(
+            Column(by, "text"),
+            *([Column("class", "text")] if several else []),
+            *(Column(name, "count") for name in ("images", "true", *(name for name, _ in _COUNTS))),
+            Column("F1, interval", "text"),
+            *(Column(name) for name, _ in ratios),
+            *(Column(name, "count") for name, _ in per_area),
         ),
+        rows=tuple(
+            Row(
+                (
+                    one.name,
+                    *([one.summary.name] if several else []),
+                    *(one.num_images, one.summary.counts.num_true),
+                    *(getattr(one.summary.counts, field) for _, field in _COUNTS),
+                    str(one.summary.pooled["f1"]),
+                    *(one.summary.pooled[field].value for _, field in ratios),
+                    *(_rounded((one.summary.densities or {})[field].value) for _, field in per_area),
+                )
+            )
+            for one in report.groups
+            if one.by == by
+        ),
+        is_interactive=True,
+        sorted_by=0,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value)
 
 
 def _images(report: PointReport, definitions: Mapping[str, str]) -> Table:

@@ -23,25 +23,31 @@ _FORMS: Final[dict[Annotation, Form]] = {"masks": "raster", "labels": "raster", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrueFile:
-    """The truth of one image: its file, the image's where there is one, the image's group."""
+    """The truth of one image: its file, the image's where there is one, the image's group.
+
+    `attributes` are what else splits.csv says of it, (column, value).
+    """
 
     name: str
     path: Path
     image: Path | None = None
     group: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthFolder:
     """Where the truth lies and of what kind it is.
 
-    `is_data`: it is a data folder, with images, and `described` what its dataset.yaml says.
+    `is_data`: it is a data folder, with images, and `described` what its dataset.yaml says. `split`: of which its
+    images are meant, or `all`.
     """
 
     root: Path
     kind: Annotation
     is_data: bool
     described: Description
+    split: str = "all"
 
     @property
     def class_names(self) -> ClassNames:
@@ -153,13 +159,27 @@ def pair_truths(
     if problems:
         raise InputError(f"{truth.root}: cannot be used as a data folder:", shorten(sorted(problems)))
     items = tuple(
-        Item(name, image, listing.annotations[name], None, rows[name].group if name in rows else None)
+        Item(
+            name,
+            image,
+            listing.annotations[name],
+            row.split if row else listing.splits.get(name),
+            row.group if row else None,
+            row.attributes if row else (),
+        )
         for name, image in sorted(listing.images.items())
+        for row in [rows.get(name)]
     )
     dataset = Dataset(root=truth.root, annotation=truth.kind, classes=(), mpp=None, ignore=None, values={}, items=items)
     return [
-        TrueFile(name=item.name, path=listing.annotations[item.name], image=item.image, group=item.group)
-        for item in items_with(predicted, prediction, dataset, what, on_note)
+        TrueFile(
+            name=item.name,
+            path=listing.annotations[item.name],
+            image=item.image,
+            group=item.group,
+            attributes=item.attributes,
+        )
+        for item in items_with(predicted, prediction, dataset, what, on_note, split=truth.split)
     ]
 
 

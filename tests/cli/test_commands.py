@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from segkit.cli.app import app
 from segkit.config import AUTO
 from segkit.data.check import CheckReport, Facts, SplitFacts
 from segkit.errors import InputError
+from segkit.evaluation.calibration_tables import stack_calibrations
+from segkit.evaluation.image_counts import ComparedImage, count_image
 from segkit.evaluation.pixel_tables import measure_pixels
 from segkit.evaluation.point_tables import measure_points
+from segkit.evaluation.surface_tables import stack_surfaces
 from segkit.points import Detections, Points
 from segkit.workflows import evaluate as evaluate_module
 from segkit.workflows import inspect as inspect_module
@@ -316,6 +320,24 @@ def test_evaluate_shows_metrics_with_intervals(stand_in: Callable[..., StandIn])
     pooled_dice = evaluation().report.per_class[-1].pooled["dice"]
     for words in ("nucleus", f"{pooled_dice.value:.3f}", "dice", "recall", "out/report.html", "out/figures/a.png"):
         assert words in result.stdout
+
+
+def test_evaluate_shows_distances_and_calibration_where_they_were_measured(stand_in: Callable[..., StandIn]) -> None:
+    truth, found = np.eye(8, dtype=np.uint8), np.eye(8, k=1, dtype=np.uint8)
+    counts = count_image(
+        ComparedImage(name="a", truth=truth, prediction=found, mpp=0.5, foreground=found * 200), 2, tolerance_px=2
+    )
+    report = measure_pixels(
+        ["a"], counts.confusion[np.newaxis], ["background", "nucleus"],
+        surfaces=stack_surfaces([counts.surfaces], [counts.mpp], 2), tolerance="2px",
+        calibrations=stack_calibrations([counts.calibrations]),
+    )  # fmt: skip
+    stand_in(evaluate_module, "evaluate", EvaluateResult(report=report, folder=Path("out"), figures=[]))
+    said = " ".join(run("evaluate", "--pred", "p", "--truth", "t").stdout.split())
+    assert "HD95 (um) 0.500, ASSD (um) 0.500, NSD 1.000 within 2px, means over images" in said
+    assert f"ECE {report.calibrations[0].pooled['ece'].value:.3f} of nucleus" in said
+    stand_in(evaluate_module, "evaluate", evaluation())
+    assert not re.search("HD95|ECE", run("evaluate", "--pred", "p", "--truth", "t").stdout)
 
 
 def test_evaluate_as_json_is_the_content_of_metrics_json(stand_in: Callable[..., StandIn]) -> None:

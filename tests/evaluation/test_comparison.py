@@ -380,7 +380,7 @@ def test_numbers_and_names_for_latex() -> None:
     assert [format_number(value) for value in (0.5, -0.25, None)] == ["$0.500$", "$-0.250$", "--"]
     assert format_number(0.25, signed=True) == "$+0.250$"
     names = ["average_precision_0.75", "aji_plus", "pixel_error", "hd95_um", "f1"]
-    assert [name_of_metric(name) for name in names] == ["AP 0.75", "AJI+", "pixel error", "hd95 um", "F1"]
+    assert [name_of_metric(name) for name in names] == ["AP 0.75", "AJI+", "pixel error", r"HD95 ($\mu$m)", "F1"]
 
 
 @pytest.mark.parametrize("kind", ["pixels", "one class", "objects", "points", "comparison"])

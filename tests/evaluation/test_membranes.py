@@ -94,23 +94,24 @@ def test_a_sweep_finds_the_threshold_between_membrane_and_cell():
     probability = np.where(truth, 0.62, 0.33)
     scores = membranes.rand_scores(probability, truth)
     assert [score.score == 1 for score in scores] == [0.33 <= t < 0.62 for t in membranes.THRESHOLDS]
-    threshold, mean = membranes.best_threshold([scores, scores])
+    threshold, mean = membranes.best_threshold(np.array([[score.score for score in scores]] * 2))
     assert (threshold, mean) == (0.5, 1)
 
 
 def test_the_best_threshold_is_the_best_on_average_over_the_images_with_cells():
-    def with_scores(*values):
-        return [RandScore(value, 10, 10) for value in values]
-
-    empty = [RandScore(0, 0, 0)] * 3
-    assert membranes.best_threshold([with_scores(9, 6, 0), with_scores(1, 6, 9), empty], (0.2, 0.4, 0.6)) == (
-        0.4,
-        pytest.approx(0.6),
-    )
-    with pytest.raises(ValueError, match="no threshold"):
-        membranes.best_threshold([empty])
-    with pytest.raises(ValueError, match="no threshold"):
-        membranes.best_threshold([])
+    empty = [np.nan] * 3
+    scores = np.array([[0.9, 0.6, 0], [0.1, 0.6, 0.9], empty])
+    assert membranes.best_threshold(scores, (0.2, 0.4, 0.6)) == (0.4, pytest.approx(0.6))
+    assert membranes.best_threshold(np.array([[0.5, 1, 1, 1]]), (0.2, 0.4, 0.6, 0.8)) == (0.6, 1)
+    # The standard error of the best average, 0.95, is 0.05.
+    wide = np.array([[0.79, 0.9, 0.89, 0.88], [0.77, 1, 0.99, 0.98]])
+    assert membranes.best_threshold(wide, (0.2, 0.4, 0.6, 0.8), standard_errors=1) == (0.6, pytest.approx(0.94))
+    assert membranes.best_threshold(wide, (0.2, 0.4, 0.6, 0.8), standard_errors=0.3) == (0.6, pytest.approx(0.94))
+    assert membranes.best_threshold(wide, (0.2, 0.4, 0.6, 0.8), standard_errors=0.1) == (0.4, pytest.approx(0.95))
+    assert membranes.best_threshold(wide[:1], (0.2, 0.4, 0.6, 0.8), standard_errors=1) == (0.4, 0.9)
+    for without in (np.array([empty]), np.empty((0, 3))):
+        with pytest.raises(ValueError, match="no threshold"):
+            membranes.best_threshold(without, (0.2, 0.4, 0.6))
 
 
 def test_masks_of_another_kind_are_refused():
@@ -224,7 +225,7 @@ def test_a_sweep_after_thinning_is_the_scores_at_each_threshold_and_chooses_by_e
     assert list(sweep) == [thinned_scores(probability > threshold, truth) for threshold in thresholds]
     for name in ("v_rand", "v_info"):
         values = [getattr(scores, name).score for scores in sweep]
-        chosen, mean = membranes.best_threshold([[getattr(scores, name) for scores in sweep]], thresholds)
+        chosen, mean = membranes.best_threshold(np.array([values]), thresholds)
         assert (chosen, mean) == (thresholds[int(np.argmax(values))], max(values))
 
 

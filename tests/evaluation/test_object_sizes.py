@@ -24,14 +24,14 @@ def test_every_object_counts_once_by_the_size_that_is_documented(
     for one in ranges(edges):
         tp = fp = fn = 0
         iou_sum = 0.0
-        high = np.inf if one.high_px is None else one.high_px
+        high = np.inf if one.high is None else one.high
         for index, area in enumerate(overlaps.true_areas):
-            if one.low_px <= area < high:
+            if one.low <= area < high:
                 tp += index in partner
                 fn += index not in partner
                 iou_sum += overlaps.ious[partner[index]] if index in partner else 0
         for index, area in enumerate(overlaps.predicted_areas):
-            fp += one.low_px <= area < high and index not in overlaps.predicted[pairs]
+            fp += one.low <= area < high and index not in overlaps.predicted[pairs]
         expected.append([tp, fp, fn, iou_sum])
     found = count_by_size(overlaps, threshold, edges)
     np.testing.assert_allclose(found, expected)
@@ -56,3 +56,17 @@ def test_edges_that_do_not_ascend_are_refused(edges: list[float]) -> None:
     overlaps = match_objects(np.array([[1]]), np.array([[1]]))
     with pytest.raises(ValueError, match="must be positive and ascend"):
         count_by_size(overlaps, 0.5, edges)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ids, ids, st.sampled_from([1.0, 0.25**2, 0.1, 3.7]))
+def test_areas_in_um2_fall_where_their_pixels_do(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], pixel_area: float
+) -> None:
+    overlaps = match_objects(truth[np.newaxis], predicted[np.newaxis])
+    edges = quartile_edges([overlaps])
+    assert quartile_edges([overlaps], [pixel_area]) == tuple(edge * pixel_area for edge in edges)
+    np.testing.assert_array_equal(
+        count_by_size(overlaps, 0.5, [edge * pixel_area for edge in edges], pixel_area),
+        count_by_size(overlaps, 0.5, edges),
+    )

@@ -34,6 +34,7 @@ def report_of_three(groups: list[str] | None = None, attributes: dict[str, list[
         groups=groups,
         attributes=attributes,
         mpp=0.5,
+        areas_px=[5, 4, 5],
         num_samples=50,
     )
 
@@ -115,7 +116,7 @@ def test_sizes_are_quartiles_or_those_given() -> None:
     report = report_of_three()
     # Areas of true objects: 2, 2, 3, 1. The invented one has 1 pixel.
     assert report.has_quartiles
-    assert [(one.range.low_px, one.range.high_px) for one in report.by_size] == [(0, 2), (2, 3), (3, None)]
+    assert [(one.range.low, one.range.high) for one in report.by_size] == [(0, 2), (2, 3), (3, None)]
     assert [(one.tp, one.fp, one.fn) for one in report.by_size] == [(0, 1, 1), (2, 0, 0), (1, 0, 0)]
     assert [one.metrics["recall"].value for one in report.by_size] == [0, 1, 1]
     assert report.by_size[2].metrics["matched_iou"].value == pytest.approx(2 / 3, abs=1e-6)
@@ -123,9 +124,56 @@ def test_sizes_are_quartiles_or_those_given() -> None:
     assert not given.has_quartiles
     assert [(one.tp, one.fp, one.fn) for one in given.by_size] == [(0, 1, 1), (1, 0, 0), (0, 0, 0)]
     empty = measure_objects(["empty"], overlaps_of_three()[2:], name="nucleus")
-    assert [(one.range.low_px, one.range.high_px) for one in empty.by_size] == [(0, None)]
+    assert [(one.range.low, one.range.high) for one in empty.by_size] == [(0, None)]
     with pytest.raises(ValueError, match="must be positive and ascend"):
         measure_objects(["half"], overlaps_of_three()[1:2], name="nucleus", size_edges_px=[5, 5])
+
+
+def test_densities_and_mean_areas_are_of_what_is_labelled() -> None:
+    report = report_of_three(["a", "b", "b"])
+    assert report.area_mm2 == pytest.approx(14 * 0.25e-6)
+    values = {name: one.value for name, one in report.densities.items()}
+    # True areas 2, 2, 3, 1 px, found ones 2, 2, 2, 1 px, of 0.25 um2.
+    assert values == {
+        "true_per_mm2": pytest.approx(4 / (14 * 0.25e-6)),
+        "predicted_per_mm2": pytest.approx(4 / (14 * 0.25e-6)),
+        "mean_true_area_um2": pytest.approx(2 * 0.25),
+        "mean_predicted_area_um2": pytest.approx(7 / 4 * 0.25),
+    }
+    assert report.densities["true_per_mm2"].low is not None
+    half, empty = report.images[1:]
+    assert half.area_mm2 == pytest.approx(1e-6)
+    assert half.densities["true_per_mm2"] == pytest.approx(2e6)
+    assert (empty.densities["true_per_mm2"], empty.densities["mean_true_area_um2"]) == (0, None)
+    of_b = next(one for one in report.groups if one.name == "b")
+    assert of_b.densities["predicted_per_mm2"].value == pytest.approx(2 / (9 * 0.25e-6))
+    unknown = measure_objects(["half"], overlaps_of_three()[1:2], name="nucleus", areas_px=[5])
+    assert {name: one.value for name, one in unknown.densities.items()} == {
+        "mean_true_area_px": 2, "mean_predicted_area_px": 1.5
+    }  # fmt: skip
+    assert (unknown.area_mm2, unknown.mpp) == (None, None)
+
+
+def test_images_of_different_scales_have_sizes_in_um2(tmp_path: Path) -> None:
+    """The same cells, once of 4 and once of 1 pixel a piece, fall in the same bin; pixels alone would not tell."""
+    fine = match_objects(row(*[1] * 4, *[2] * 8), row(*[1] * 4, *[0] * 8))
+    coarse = match_objects(row(1, 2, 2), row(1, 2, 2))
+    report = measure_objects(["fine", "coarse"], [fine, coarse], name="cell", mpp=[0.5, 1.0], areas_px=[12, 3])
+    assert (report.mpp, report.sizes_in_um2) == (None, True)
+    assert [(one.range.low, one.range.high) for one in report.by_size] == [(0, 2), (2, None)]
+    assert [(one.tp, one.fp, one.fn) for one in report.by_size] == [(2, 0, 0), (1, 0, 1)]
+    assert report.densities["mean_true_area_um2"].value == 1.5
+    assert report.densities["true_per_mm2"].value == pytest.approx(4 / 6e-6)
+    write_object_report(report, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert [(one["high_px"], one["high_um2"]) for one in content["by_size"]["bins"]] == [(None, 2), (None, None)]
+    assert content["area_mm2"] == 6e-6
+    assert "| below 2 um2 |" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    same = measure_objects(["fine", "coarse"], [fine, coarse], name="cell", mpp=0.5)
+    assert [(one.range.low, one.range.high) for one in same.by_size] == [(0, 2), (2, 4), (4, 8), (8, None)]
+    for wrong in ({"mpp": [0.5]}, {"mpp": [0.5, 0.0]}, {"areas_px": [1]}):
+        with pytest.raises(ValueError, match="needed is"):
+            measure_objects(["fine", "coarse"], [fine, coarse], name="cell", **wrong)  # type: ignore[arg-type]
 
 
 def test_intervals_are_over_images_or_groups() -> None:

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from segkit.evaluation import pixel_exports, pixels
+from segkit.evaluation.calibration_tables import stack_calibrations
+from segkit.evaluation.image_counts import ComparedImage, count_image
 from segkit.evaluation.pixel_tables import PixelReport, dice_of_image, measure_pixels
+from segkit.evaluation.surface_tables import stack_surfaces
 
 CLASSES = ("background", "nucleus", "mitotic figure")
 
@@ -143,6 +146,113 @@ def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells(
     tables = [line.replace("\\|", "").split("|") for line in text.splitlines() if line.startswith("|")]
     assert {len(cells) for cells in tables} == {5, 9}
     assert "\\*c\\*" in text
+
+
+def full_report(**options):
+    """A report with distances, probabilities, groups and scanners."""
+    rng = np.random.default_rng(3)
+    images = []
+    for number in range(6):
+        truth, prediction = rng.integers(0, 3, (2, 12, 15), dtype=np.uint8)
+        maps = rng.integers(0, 256, (12, 15, 2), dtype=np.uint8)
+        if number == 4:
+            truth[truth == 2] = 0
+        image = ComparedImage(
+            name=f"image_{number}",
+            truth=truth,
+            prediction=prediction,
+            mpp=0.5,
+            foreground=maps[..., 0],
+            of_classes=maps,
+        )
+        images.append(count_image(image, 3, tolerance_px=2.0))
+    return images, measure_pixels(
+        [one.name for one in images],
+        np.stack([one.confusion for one in images]),
+        CLASSES,
+        surfaces=stack_surfaces([one.surfaces for one in images], [one.mpp for one in images], 3),
+        tolerance="1um",
+        calibrations=stack_calibrations([one.calibrations for one in images]),
+        groups=["s1", "s1", "s1", "s2", "s2", "s3"],
+        attributes={"scanner": ["x", "y", "x", "y", "x", "y"], "class": ["p", "q"] * 3},
+        num_samples=50,
+    )
+
+
+def test_distances_and_calibrations_stand_beside_the_other_metrics():
+    images, report = full_report()
+    surfaces = np.stack([one.surfaces for one in images])
+    nucleus = report.per_class[1]
+    assert nucleus.mean["hd95_um"].value == pytest.approx(0.5 * surfaces[:, 0, 0].mean(), abs=1e-6)
+    sums = surfaces[:, 0].sum(axis=0)
+    assert nucleus.pooled["assd_um"].value == pytest.approx(0.5 * sums[3] / sums[2], abs=1e-6)
+    assert nucleus.pooled["nsd"].value == pytest.approx(sums[4] / sums[2], abs=1e-6)
+    assert "hd95_um" not in nucleus.pooled
+    assert report.foreground.mean["hd95_um"].value == pytest.approx(
+        np.mean([one.mean["hd95_um"].value for one in report.per_class[1:]]), abs=2e-6
+    )
+    # The third class is in no truth of the fifth image: its distances there are the diagonal.
+    row = next(one for one in report.rows if (one.image, one.name) == ("image_4", "mitotic figure"))
+    assert row.metrics["hd95_um"] == row.metrics["assd_um"] == pytest.approx(0.5 * np.hypot(12, 15), abs=1e-6)
+    assert row.metrics["nsd"] == 0
+    assert [one.name for one in report.calibrations] == ["not background", "nucleus", "mitotic figure"]
+    assert report.calibrations[1].pooled == {name: nucleus.pooled[name] for name in ("ece", "mce", "brier")}
+    assert report.per_class[0].pooled.keys() == set(pixels.CLASS_METRICS)
+    assert (report.surfaces.unit, report.surfaces.tolerance, report.surfaces.num_images) == ("um", "1um", 6)
+
+
+def test_groups_are_measured_as_if_there_were_no_other_images():
+    images, report = full_report()
+    assert [(one.by, one.name, one.num_images, one.num_units) for one in report.groups] == [
+        ("group", "s1", 3, 1), ("group", "s2", 2, 1), ("group", "s3", 1, 1),
+        ("scanner", "x", 3, 2), ("scanner", "y", 3, 3), ("class", "p", 3, 2), ("class", "q", 3, 3),
+    ]  # fmt: skip
+    for group, places in (("s1", [0, 1, 2]), ("x", [0, 2, 4])):
+        found = next(one for one in report.groups if one.name == group)
+        tables = np.stack([images[place].confusion for place in places])
+        assert found.foreground.pooled["dice"].value == pytest.approx(
+            np.nanmean(pixels.dice(tables.sum(axis=0))[1:]), abs=1e-6
+        )
+        assert found.pixel_error_mean.value == pytest.approx(pixels.pixel_error(tables).mean(), abs=1e-6)
+        rows = np.stack([images[place].surfaces[0] for place in places])
+        assert found.per_class[1].mean["hd95_um"].value == pytest.approx(0.5 * rows[:, 0].mean(), abs=1e-6)
+        # A group that is a single unit of the bootstrap has no intervals.
+        assert (found.foreground.pooled["dice"].low is None) == (group == "s1")
+
+
+def test_files_have_everything_that_was_measured(tmp_path):
+    _, report = full_report()
+    pixel_exports.write_report(report, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    further = ["hd95_um", "hd_um", "assd_um", "nsd", "ece", "mce", "brier"]
+    assert list(rows[0]) == [
+        "image", "group", "scanner", "class", *pixels.CLASS_METRICS, *further, "pixel_error",
+        *(f"{name}_not_background" for name in ("ece", "mce", "brier")), "tp_px", "fp_px", "fn_px", "tn_px",
+    ]  # fmt: skip
+    assert [row["scanner"] for row in rows[::3]] == ["x", "y", "x", "y", "x", "y"]
+    assert [row["class"] for row in rows[:3]] == list(CLASSES)  # the column of that name gives way
+    assert {row[name] for row in rows[::3] for name in further} == {""}
+    assert float(rows[1]["hd95_um"]) == report.rows[1].metrics["hd95_um"]
+    assert float(rows[1]["ece_not_background"]) == report.images[0].calibration["ece"]
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["classes"][1]["mean"]["hd95_um"]["value"] == report.per_class[1].mean["hd95_um"].value
+    assert content["groups"][3]["foreground"]["pooled"]["dice"]["low"] is not None
+    assert content["surface_tolerance"] == "1um"
+    assert len(content["calibration"][0]["curve"]) == 15
+    measured = {name for one in content["classes"] for how in ("pooled", "mean") for name in one[how]}
+    assert measured <= set(content["definitions"])
+    text = (tmp_path / "summary.md").read_text()
+    for words in (
+        "## By scanner",
+        "## Calibration",
+        "| HD95 (um) |",
+        "*not background*",
+        "tolerance of 1um",
+        "## By group",
+    ):
+        assert words in text
+    assert str(report.per_class[1].mean["hd95_um"]) in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Matching against brute force and against scipy, curves against matching from scratch, and numbers worked by hand."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial.distance import cdist
 
-from segkit.evaluation.point_curves import FROC_RATES, PointCurve, point_curve, resampled_curve, score_hits
+from segkit.evaluation.point_curves import FROC_RATES, PointCurve, ScoredHits, point_curve, resampled_curve, score_hits
 from segkit.evaluation.point_matching import matches
 from segkit.evaluation.points import DENSITIES, PointCounts, count_points, densities, outcomes
 from segkit.points import Detections, Points
@@ -396,3 +396,19 @@ def test_a_thinned_curve_keeps_its_ends_and_where_recall_rises(hits, limit):
 def test_every_detection_needs_a_score(scores):
     with pytest.raises(ValueError, match="scores must be"):
         score_hits(np.zeros((2, 2)), scores, NONE_YX, 1)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(2, 20))
+def test_a_curve_spread_over_the_scores_holds_what_holds_there(scores, limit):
+    values = np.array(scores) / 1000
+    curve = point_curve([ScoredHits(values, np.arange(len(values)) % 2 == 0, len(values))])
+    spread = curve.spread(limit)
+    assert len(spread.thresholds) <= limit
+    assert (spread.thresholds[0], spread.thresholds[-1]) == (curve.thresholds[0], curve.thresholds[-1])
+    for threshold, found in zip(spread.thresholds, spread.num_detections, strict=True):
+        assert found == (values >= threshold).sum()
+    # No stretch of an even division is left out where there is a threshold in it.
+    steps = np.linspace(curve.thresholds[0], curve.thresholds[-1], limit)[::-1]
+    for low, high in pairwise(steps):
+        inside = (curve.thresholds >= low) & (curve.thresholds <= high)
+        assert not inside.any() or ((spread.thresholds >= low) & (spread.thresholds <= high)).any()

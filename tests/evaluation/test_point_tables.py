@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import UsageError
-from segkit.evaluation import confidence, point_exports, point_matching, point_rules, point_tables
+from segkit.evaluation import confidence, point_exports, point_matching, point_rules, point_summary
 from segkit.evaluation.point_curves import point_curve, score_hits
 from segkit.evaluation.point_tables import PointReport, measure_points
 from segkit.evaluation.points import DEFINITIONS, DENSITIES, PointCounts, count_points
@@ -107,7 +107,7 @@ def test_pooled_adds_the_counts_up(report):
 
 
 def test_the_foreground_is_the_mean_of_its_classes(report):
-    for metric in point_tables.METRICS:
+    for metric in point_summary.METRICS:
         parts = [summary.pooled[metric].value for summary in report.per_class]
         assert report.foreground[metric].value == pytest.approx(np.mean(parts), abs=2e-6)
     assert report.headline == report.foreground["f1"]
@@ -152,7 +152,7 @@ def test_intervals_are_those_of_images_drawn_and_measured_anew(report):
             total = sum((counts[image] for image in drawn), PointCounts())
             curve = point_curve([hits[image] for image in drawn])
             samples.append((total.f1, total.precision, total.recall, curve.average_precision))
-        for metric, low, high in zip(point_tables.METRICS, *confidence.interval(np.array(samples)), strict=True):
+        for metric, low, high in zip(point_summary.METRICS, *confidence.interval(np.array(samples)), strict=True):
             assert summary.pooled[metric].low == pytest.approx(low, abs=2e-6)
             assert summary.pooled[metric].high == pytest.approx(high, abs=2e-6)
 
@@ -164,7 +164,7 @@ def test_intervals_hold_their_estimates(report):
 
 
 def test_with_very_many_scores_the_estimate_stays_exact_and_the_interval_close(report, monkeypatch):
-    monkeypatch.setattr(point_tables, "_MAX_BOOTSTRAP_THRESHOLDS", 12)
+    monkeypatch.setattr(point_summary, "_MAX_BOOTSTRAP_THRESHOLDS", 12)
     fewer = measure()
     for summary, exact in zip(fewer.per_class, report.per_class, strict=True):
         estimate, reference = summary.pooled["average_precision"], exact.pooled["average_precision"]
@@ -185,16 +185,75 @@ def test_groups_have_rows_and_are_drawn_together():
     groups = ["a", "a", "b", "b", "b", "c", "c", "d", "e"]
     report = measure(groups=groups)
     assert (report.unit, report.num_units) == ("group", 5)
-    assert [(row.group, row.name) for row in report.groups] == [
-        (group, name) for group in "abcde" for name in CLASSES[1:]
+    assert [(one.by, one.name, one.summary.name) for one in report.groups] == [
+        ("group", group, name) for group in "abcde" for name in CLASSES[1:]
     ]
-    for row in report.groups:
-        members = [one.counts for one in report.rows if (one.group, one.name) == (row.group, row.name)]
-        assert row.counts == sum(members, PointCounts())
+    for one in report.groups:
+        members = [row.counts for row in report.rows if (row.group, row.name) == (one.name, one.summary.name)]
+        assert (one.num_images, one.num_units) == (len(members), 1)
+        assert one.summary.counts == sum(members, PointCounts())
+        # A group is drawn as a whole, so there is nothing to tell how it could have been otherwise.
+        assert one.summary.pooled["f1"].low is None
     text = point_exports.as_markdown(report)
     assert "over 5 groups" in text
-    assert "| group | class |" in text
+    assert "| group | class | images |" in text
     assert measure().groups == ()
+
+
+SCANNERS = ["old", "old", "new", "new", "new", "new", "old", "x|y", "x|y"]
+
+
+def test_rows_by_attribute_are_what_these_images_give_alone():
+    groups = ["a", "a", "b", "b", "c", "c", "d", "e", "e"]
+    report = measure(groups=groups, attributes={"scanner": SCANNERS}, areas_px=range(10_000, 19_000, 1000))
+    assert report.headline == measure(groups=groups).headline  # intervals are what they are without
+    by_scanner = [one for one in report.groups if one.by == "scanner"]
+    assert [(one.name, one.num_images, one.num_units) for one in by_scanner[::2]] == [
+        ("new", 4, 2), ("old", 3, 2), ("x|y", 2, 1)
+    ]  # fmt: skip
+    detections, truths = images_like(9)
+    for number, one in enumerate(by_scanner):
+        members = [index for index, scanner in enumerate(SCANNERS) if scanner == one.name]
+        alone = measure(
+            len(members),
+            detections=[detections[index] for index in members],
+            truths=[truths[index] for index in members],
+            areas_px=[10_000 + 1000 * index for index in members],
+        ).per_class[number % 2]
+        assert one.summary.counts == alone.counts
+        for mine, its in ((one.summary.pooled, alone.pooled), (one.summary.densities, alone.densities)):
+            assert {name: value.value for name, value in mine.items()} == {
+                name: value.value for name, value in its.items()
+            }
+        assert one.summary.froc_per_mm2 == alone.froc_per_mm2
+        interval = one.summary.pooled["f1"]
+        assert (interval.low is None) == (one.num_units == 1)
+        assert interval.low is None or interval.low <= interval.value <= interval.high
+
+
+def test_groups_and_attributes_are_in_the_files(tmp_path):
+    # A name that a column has already gives way to it.
+    report = measure(
+        groups=["a"] * 5 + ["b"] * 4, attributes={"scanner": SCANNERS, "class": ["1"] * 9, "f1": list("123456789")}
+    )
+    point_exports.write_point_report(report, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["scanner"] for row in rows[::2]] == SCANNERS
+    assert {row["class"] for row in rows} == set(CLASSES[1:])
+    assert [row["f1"] for row in rows] == ["" if row.counts.f1 is None else str(row.counts.f1) for row in report.rows]
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    of_new = next(one for one in content["groups"] if (one["by"], one["name"]) == ("scanner", "new"))
+    assert (of_new["class"], of_new["num_images"], of_new["num_units"]) == ("mitosis", 4, 2)
+    assert of_new["num_true"] == of_new["tp"] + of_new["fn"]
+    assert of_new["pooled"]["f1"]["low"] < of_new["pooled"]["f1"]["value"] < of_new["pooled"]["f1"]["high"]
+    assert of_new["densities"]["true_per_mm2"]["value"] == pytest.approx(of_new["num_true"] / of_new["area_mm2"])
+    text = (tmp_path / "summary.md").read_text()
+    assert text.index("## By group") < text.index("## By scanner")
+    assert "| x\\|y | mitosis | 2 |" in text
+    for attributes in ({"scanner": ["old"]}, {"group": SCANNERS}):
+        with pytest.raises(ValueError, match="for 9 images, or a name in use"):
+            measure(attributes=attributes)
 
 
 @pytest.mark.parametrize(("num_images", "groups"), [(1, None), (3, ["a", "a", "a"])])
@@ -263,9 +322,9 @@ def test_densities_and_count_errors_are_of_what_was_searched():
         assert row.area_mm2 == pytest.approx(area)
         assert row.densities["true_per_mm2"] == pytest.approx((row.counts.tp + row.counts.fn) / area)
         assert row.densities["predicted_per_10_hpf"] == pytest.approx((row.counts.tp + row.counts.fp) * 2.37 / area)
-    of_b = next(row for row in report.groups if (row.group, row.name) == ("b", "mitosis"))
+    of_b = next(one for one in report.groups if (one.name, one.summary.name) == ("b", "mitosis"))
     assert of_b.area_mm2 == pytest.approx(sum(areas[2:5]) * 0.00025**2)
-    assert of_b.densities["true_per_mm2"] == pytest.approx(of_b.counts.num_true / of_b.area_mm2)
+    assert of_b.summary.densities["true_per_mm2"].value == pytest.approx(of_b.summary.counts.num_true / of_b.area_mm2)
     for label, summary in enumerate(report.per_class, start=1):
         rows = [row for row in report.rows if row.name == CLASSES[label]]
         errors = [row.counts.fp - row.counts.fn for row in rows]
@@ -303,7 +362,7 @@ def test_counts_are_by_the_rule_and_it_is_written_down(rule, report, tmp_path):
 def test_the_best_threshold_is_at_least_as_good_and_marked(report):
     for summary in report.per_class:
         assert summary.best[1] >= summary.pooled["f1"].value - 1e-6
-    assert "For information only" in point_exports.as_markdown(report)
+    assert "are for information only" in point_exports.as_markdown(report)
     assert "not to be reported" in point_exports.as_json(report)["definitions"]["best_on_this_set"]
     best = measure(thresholds=[summary.best[0] for summary in report.per_class])
     for summary, before in zip(best.per_class, report.per_class, strict=True):
@@ -387,10 +446,10 @@ def test_json_says_what_was_measured_and_how():
     assert content["intervals"]["over"] == "group"
     assert [summary["name"] for summary in content["classes"]] == list(CLASSES[1:])
     assert content["headline"]["value"] == content["foreground"]["f1"]["value"] == report.headline.value
-    aggregates = {"pooled", "foreground", "best_on_this_set"}
+    aggregates = {"pooled", "foreground", "best_on_this_set", "groups"}
     assert set(DEFINITIONS) | aggregates | {"rule_optimal"} == set(content["definitions"])
     assert {*DENSITIES, "predicted_per_mm2"} == set(content["classes"][0]["densities"])
-    assert set(content["groups"][0]) >= {"precision", "recall", "f1", "tp", "fp", "fn", "area_mm2"}
+    assert set(content["groups"][0]) >= {"by", "name", "class", "tp", "fp", "fn", "area_mm2", "pooled", "densities"}
     assert content["any_class"]["threshold"] is None
     first = content["classes"][0]
     assert first["tp"] + first["fn"] == report.per_class[0].curve.num_truth
@@ -401,7 +460,8 @@ def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells(
     report = measure(names=[f"image|{i}" for i in range(9)], classes=("background", "a|b", "*c*"))
     text = point_exports.as_markdown(report)
     worst = min((row for row in report.images if row.image != "image|0"), key=lambda row: row.counts.f1)
-    assert text.index("| image\\|0 | all |") < text.index(f"| {worst.image.replace('|', chr(92) + '|')} | all |")
+    rows = text[text.index("## Images with the lowest F1") :]
+    assert rows.index("| image\\|0 |") < rows.index(f"| {worst.image.replace('|', chr(92) + '|')} |")
     assert f"**F1 {report.headline}**" in text
     assert "matched within 6 px = 1.5 um" in text
     assert "\\*c\\*" in text

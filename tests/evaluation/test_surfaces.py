@@ -105,6 +105,18 @@ def test_larger_masks_measure_as_with_distance_transforms(shape):
 
 
 @settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 39)), min_size=2, max_size=6), st.integers(1, 5))
+def test_near_and_far_are_measured_alike(places, num_true):
+    """Single pixels, of which the nearest is up to 70 pixels away: the search around and the tree meet."""
+    masks = np.zeros((2, 60, 40), bool)
+    for number, place in enumerate(places):
+        masks[int(number < num_true)][place] = True
+    found = surface_metrics(tally_surfaces(*masks), tolerance_px=9)
+    for name, value in metrics_by_pairs(*masks, 9).items():
+        np.testing.assert_allclose(found[name], value, atol=1e-12, err_msg=name)
+
+
+@settings(max_examples=40)
 @given(mask_pairs)
 def test_exchanging_prediction_and_truth_changes_nothing(masks):
     forth, back = (surface_metrics(tally_surfaces(*pair), tolerance_px=1) for pair in (masks, masks[::-1]))

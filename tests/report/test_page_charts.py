@@ -270,3 +270,27 @@ def test_thresholds_and_sizes():
     assert np.isnan(chart.lines[0].y).tolist() == np.isnan(chart.lines[0].low).tolist() == [False, True]
     sizes = standard_charts.size_chart(["small", "large"], numbers, [1000, 0], score_name="F1", size_label="area")
     assert [bar.words for bar in sizes.bars] == ["1,000 objects", "0 objects"]
+
+
+def test_thresholds_on_several_sets_of_images():
+    here, then = (np.array([0.2, 0.4]), np.array([0.5, 0.6])), (np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.7, NAN]))
+    chart = standard_charts.sweep_chart("F1", "threshold", "F1", {"here": here, "validation": then}, used=0.2)
+    assert [(line.name, line.x.tolist()) for line in chart.lines] == [
+        ("here", [0.2, 0.4]), ("validation", [0.1, 0.2, 0.3])
+    ]  # fmt: skip
+    assert chart.verticals == ((0.2, "used: 0.2"),)
+    assert standard_charts.sweep_chart("F1", "threshold", "F1", {"here": here}, used=None).verticals == ()
+    numbers = [Number(0.5), Number(0.6)]
+    both = standard_charts.threshold_chart("F1", "threshold", here[0], {"F1": numbers}, others={"validation": then})
+    assert [line.name for line in both.lines] == ["F1", "validation"]
+    assert both.lines[1].y.tolist()[:2] == [0.4, 0.7]
+    assert "validation" in chart_figure(both)
+
+
+@pytest.mark.parametrize(("x", "y", "dx", "dy"), [(0.9, 0.5, -9, 17), (0.1, 0.5, 9, -8), (0.1, 1.0, 9, 17)])
+def test_the_words_of_a_mark_leave_a_falling_curve_free(x, y, dx, dy):
+    curve = Line("precision", np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    svg = line_chart_svg(LineChart("T", Axis("recall", 0, 1), Axis("precision", 0, 1), (curve,), (Mark(x, y, "here"),)))
+    cx, cy = (float(re.search(rf'<circle class="mark s0"[^>]*{name}="([^"]*)"', svg)[1]) for name in ("cx", "cy"))
+    words = re.search(r'<text class="note[^>]*x="([^"]*)" y="([^"]*)">here</text>', svg)
+    assert (float(words[1]) - cx, float(words[2]) - cy) == pytest.approx((dx, dy), abs=0.11)

@@ -23,7 +23,8 @@ def run_of_epochs(run: Path, scores: list[float], *, count: int) -> None:
 
 
 def average(run: Path, scored: float) -> Any:
-    task = FieldTask(validation=lambda _: Validation(score=scored, by_class={"disk": scored}))
+    found = Validation(score=scored, by_class={"disk": scored}, story={"tried": [scored]})
+    task = FieldTask(validation=lambda _: found)
     return average_of_best(task, run, SCORES, count=3, on_note=lambda _: None)
 
 
@@ -32,7 +33,7 @@ def test_the_average_is_of_the_best_epochs_and_names_the_best_one(tmp_path: Path
     network, spec, _, epochs = average(tmp_path, 0.95)
     assert epochs == [2, 3, 4]
     assert torch.all(network.head.weight == 3)
-    assert spec.training == {"best_epoch": 3, "averaged_epochs": [2, 3, 4]}
+    assert spec.training == {"best_epoch": 3, "averaged_epochs": [2, 3, 4], "tried": [0.95]}
 
 
 def test_an_epoch_whose_network_is_gone_is_left_out(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_what_a_validation_finds_is_kept_with_the_best_model(tmp_path: Path) -> 
     def validate(_: nn.Module) -> Validation:
         score, threshold = next(found)
         changes = {"detection": detection.model_copy(update={"thresholds": [threshold]})}
-        return Validation(score=score, by_class={"disk": score}, changes=changes)
+        return Validation(score=score, by_class={"disk": score}, changes=changes, story={"tried": [threshold]})
 
     task = FieldTask(network, spec, "f1", cross_entropy, validate)  # type: ignore[arg-type]
     result = Training(tmp_path, task).start(epochs=3, steps_per_epoch=1)
@@ -220,4 +220,5 @@ def test_what_a_validation_finds_is_kept_with_the_best_model(tmp_path: Path) -> 
     assert (result.best_epoch, result.score, result.by_class) == (2, 0.6, {"disk": 0.6})
     assert model.spec.detection == detection.model_copy(update={"thresholds": [0.25]})
     assert model.spec.scores == {"f1": 0.6, "f1/disk": 0.6}
+    assert (model.spec.training["best_epoch"], model.spec.training["tried"]) == (2, [0.25])
     assert [row["val_f1"] for row in result.history] == [0.4, 0.6, 0.5]

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from segkit.data.instance_labels import UNLABELLED
 from segkit.data.instance_targets import target_planes
-from segkit.evaluation.objects import average_precision, count_objects
+from segkit.evaluation.objects import THRESHOLDS, average_precision, count_objects
 from segkit.geometry import TileGrid
 from segkit.inference.instances import drop_small, label_instances
 from segkit.inference.network import InstancePrediction, Predictor
 from segkit.models.model_file import InstanceSpec, ModelSpec, UNetArguments
 from segkit.training.instance_validation import (
+    TRIED,
+    TUNED,
     InstanceValidation,
     LabelledObjects,
     Maps,
@@ -94,6 +96,7 @@ def test_a_network_that_knows_the_truth_scores_almost_one() -> None:
     assert result.score > 0.9
     assert result.by_class == {"nucleus": result.score}
     assert result.changes["instances"].grow_px == 30
+    assert max(row["ap"] for row in result.story[TRIED]) == pytest.approx(result.score, abs=0.02)
     for seed, labels in enumerate(result.labels):
         again = average_precision(count_objects(overlaps_of(discs(seed), labels), [0.5]))[0]
         assert result.per_image[seed] == pytest.approx(again, abs=1e-6)
@@ -152,13 +155,20 @@ def test_what_is_chosen_is_at_least_as_good_as_any_point_of_the_coarse_grid() ->
 
     def value(spec: InstanceSpec) -> float:
         counts = sum(
-            count_objects(overlaps_of(truth, label_instances(*one, spec)), [0.5, 0.75])
+            count_objects(overlaps_of(truth, label_instances(*one, spec)), THRESHOLDS)
             for truth, one in zip(truths, maps, strict=True)
         )
-        at_half, strict = average_precision(np.asarray(counts))
-        return float(at_half + strict / 4)
+        precision = average_precision(np.asarray(counts))
+        return float(precision[0] + precision.mean())
 
-    chosen = value(choose_thresholds(maps, truths, SPEC))
+    spec, tried = choose_thresholds(maps, truths, SPEC)
+    chosen = value(spec)
+    # What is kept of it is what was measured, with the smallest areas that were best.
+    assert [one.value for one in tried] == pytest.approx([value(one.spec) for one in tried])
+    assert chosen == max(one.value for one in tried)
+    row = next(one for one in tried if one.spec == spec).as_row()
+    assert InstanceSpec(grow_px=SPEC.grow_px, **{name: row[name] for name in TUNED}) == spec  # type: ignore[arg-type]
+    assert row["ap"] + row["mean_ap"] == pytest.approx(chosen, abs=2e-6)
     for foreground in (0.35, 0.5, 0.65):
         for seed in (0.25, 0.45, 0.65):
             other = SPEC.model_copy(update={"foreground_threshold": foreground, "seed_threshold": seed})

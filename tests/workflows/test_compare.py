@@ -134,11 +134,15 @@ def test_groups_are_resampled_where_all_agree_on_them(pair: tuple[Path, Path], t
 
 
 def test_what_differs_and_may_differ_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    def measured_on_val(record: dict[str, Any]) -> None:
+        record["model"] = "n"
+        record["settings"]["split"] = "val"
+
     def change(record: dict[str, Any]) -> None:
         record["model"] = "m"
         record["settings"] |= {"split": "all", "dihedral": True, "bootstrap": 7}
 
-    first = changed(pair[0], tmp_path / "first", lambda record: record.update(model="n"), "run.json")
+    first = changed(pair[0], tmp_path / "first", measured_on_val, "run.json")
     second = changed(pair[1], tmp_path / "second", change, "run.json")
     metrics = json.loads((second / "metrics.json").read_text())
     metrics["definitions"]["dice"] = "otherwise"

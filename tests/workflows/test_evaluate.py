@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from PIL import Image
 
 from segkit.config import DataConfig, EvaluateConfig, PredictConfig, build_config
 from segkit.errors import InputError, ModelError, UsageError
-from segkit.inference.image_segmentation import segment_image
+from segkit.evaluation.calibration import brier_score, count_of_class, expected_calibration_error, no_calibration
+from segkit.evaluation.pixel_tables import PixelReport
+from segkit.inference.image_segmentation import predict_layers, segment_image
 from segkit.models.model_file import load_model
+from segkit.workflows import predicted_masks
 from segkit.workflows.evaluate import EvaluateResult, evaluate
 from segkit.workflows.predict import build_predictor, predict
 from segkit.workflows.train import train
@@ -96,18 +100,56 @@ def test_the_numbers_are_those_of_the_predictions(measured: EvaluateResult, tiny
     ]
 
 
+CALIBRATION = ("ece", "mce", "brier")
+
+
+def without_probabilities(value: Any) -> Any:
+    """Return what stands in metrics.json, or a report, without what only the model knows of its predictions."""
+    if isinstance(value, dict):
+        return {
+            key: without_probabilities(one)
+            for key, one in value.items()
+            if key not in CALIBRATION and not key.startswith("calibration")
+        }
+    return [without_probabilities(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def test_measuring_the_predictions_that_it_left_gives_the_same_numbers(
     measured: EvaluateResult, tiny_data: Path, tmp_path: Path
 ) -> None:
-    for number in (4, 5):
-        (tmp_path / "truth").mkdir(exist_ok=True)
-        shutil.copy(tiny_data / "masks" / f"field{number}.png", tmp_path / "truth")
-    again = compare(measured.folder / "predictions", tmp_path / "truth", tmp_path / "out")
-    assert again.report == measured.report
-    assert metrics_of(again.folder) == metrics_of(measured.folder)
-    for name in ("metrics.csv", "summary.md"):
-        assert (again.folder / name).read_bytes() == (measured.folder / name).read_bytes()
+    again = compare(measured.folder / "predictions", tiny_data, tmp_path / "out")
+    first, second = (without_probabilities(metrics_of(one.folder)) for one in (measured, again))
+    assert first == second
+    assert first["surfaces"] == {"unit": "um", "tolerance": "2px", "num_images": 2}
+    tables = []
+    for one in (measured, again):
+        with (one.folder / "metrics.csv").open() as handle:
+            tables.append([without_probabilities(row) for row in csv.DictReader(handle)])
+    assert tables[0] == tables[1]
     assert again.figures == []
+
+
+def test_probabilities_of_the_model_are_calibrated_and_need_no_second_prediction(
+    measured: EvaluateResult, tiny_data: Path, tiny_run: Path
+) -> None:
+    predictor = build_predictor([load_model(tiny_run)], build_config(PredictConfig, assignments=COMPUTE))
+    counts = no_calibration()
+    for number in (4, 5):
+        image, truth = draw_field(number)
+        counts += count_of_class(predict_layers(image, predictor)[1], truth, 1)
+    assert isinstance(measured.report, PixelReport)
+    (found,) = measured.report.calibrations
+    assert (found.name, found.num_images) == ("foreground", 2)
+    assert found.pooled["ece"].value == pytest.approx(expected_calibration_error(counts), abs=1e-6)
+    assert found.pooled["brier"].value == pytest.approx(brier_score(counts), abs=1e-6)
+    assert [one.pixels for one in found.curve] == counts.pixels.tolist()
+    metrics = metrics_of(measured.folder)
+    assert metrics["calibration"][0]["pooled"]["ece"]["value"] == found.pooled["ece"].value
+    assert {*CALIBRATION, "hd95_um", "assd_um", "nsd"} <= set(metrics["definitions"])
+    for name in ("summary.md", "table.tex", "report.html"):
+        text = (measured.folder / name).read_text()
+        assert f"{found.pooled['ece'].value:.3f}" in text
+        assert "HD95" in text or "hd95" in text
 
 
 def test_what_predict_leaves_can_be_measured(
@@ -123,8 +165,8 @@ def test_what_predict_leaves_can_be_measured(
             )  # fmt: skip
     everything = compare(tmp_path / "out", tiny_data, tmp_path / "everything")  # finds masks/ in a data folder
     assert len(everything.report.images) == len(SPLITS)
-    by_name = {row.image: row for row in everything.report.images}
-    assert all(by_name[row.image] == row for row in measured.report.images)
+    by_name = {row.image: without_probabilities(asdict(row)) for row in everything.report.images}
+    assert all(by_name[row.image] == without_probabilities(asdict(row)) for row in measured.report.images)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +177,20 @@ def test_the_split_that_is_asked_for_is_measured(
 ) -> None:
     result = measure(tiny_data, tiny_run, tmp_path, f"split={split}")
     assert [row.image for row in result.report.images] == [f"field{number}" for number in numbers]
+
+
+def test_of_images_that_are_too_large_no_distances_are_measured_and_it_is_said(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicted_masks, "LARGEST_WHOLE_PX", 1000)
+    notes: list[str] = []
+    report = evaluate(
+        config(), data=DataConfig(dir=tiny_data), model=tiny_run, out=tmp_path, on_note=notes.append
+    ).report
+    assert isinstance(report, PixelReport)
+    assert report.surfaces is None
+    assert report.headline.value is not None
+    assert notes[-1].startswith("field4 and 1 more: more than")
 
 
 def test_splits_that_the_training_drew_are_used(tmp_path: Path) -> None:
@@ -179,7 +235,7 @@ def test_predictions_are_not_deleted_by_measuring_them_into_their_own_folder(
 ) -> None:
     first = measure(tiny_data, tiny_run, tmp_path / "evaluation", "split=all")
     again = compare(tmp_path / "evaluation" / "predictions", tiny_data, tmp_path / "evaluation")
-    assert again.report == first.report
+    assert without_probabilities(asdict(again.report)) == without_probabilities(asdict(first.report))
     assert len(names_in(tmp_path / "evaluation" / "predictions")) == 8
     assert names_in(tmp_path / "evaluation" / "figures") == []
 
@@ -277,6 +333,10 @@ def test_classes_are_paired_by_name(tmp_path: Path) -> None:
     data = with_classes(tmp_path / "data", "classes: {0: ground, 1: disk, 2: square}")
     run = train(tiny_config(data, "epochs=2", "steps_per_epoch=15"), out=tmp_path / "run").run
     before = measure(data, run, tmp_path / "before").report
+    # Each class has its own probability, and all together that of not being background.
+    assert isinstance(before, PixelReport)
+    assert [one.name for one in before.calibrations] == ["not background", "disk", "square"]
+    assert before.rows[1].metrics["ece"] is not None
     other = with_classes(tmp_path / "other", "classes: {0: ground, 5: square, 7: disk}")
     for number in range(len(SPLITS)):
         save_png(other / "masks" / f"field{number}.png", draw_field(number)[1] * 7)

@@ -20,8 +20,8 @@ from segkit.slides.geojson import GeoJSONWriter
 from segkit.slides.pyramid import PyramidWriter
 from segkit.workflows.evaluate import EvaluateResult, evaluate
 from segkit.workflows.evaluate_given import measure_given
-from segkit.workflows.evaluate_masks import FoundMasks
 from segkit.workflows.given_files import SlideRecord
+from segkit.workflows.measured_masks import FoundMasks
 from segkit.workflows.placement import Placed, Placement, Size, blocks_of, nearest, place
 from tests.tiny import save_png
 
@@ -106,7 +106,13 @@ def leave(
 
 def by_pixels(prediction: Path, truth: Path) -> FoundMasks:
     found = measure_given(
-        config(), prediction, truth, prediction / "figures", lambda *_: None, lambda _: None, measure="pixels"
+        config("split=all"),
+        prediction,
+        truth,
+        prediction / "figures",
+        lambda *_: None,
+        lambda _: None,
+        measure="pixels",
     )
     assert isinstance(found, FoundMasks)
     return found
@@ -159,7 +165,7 @@ def test_polygons_are_measured_by_pixels_where_that_is_asked_for(tmp_path: Path)
     data = data_folder(tmp_path / "data", geojson=TRUE)
     for name in ("a", "b"):
         draw(tmp_path / "found" / f"{name}.geojson", FOUND)
-    confusion = sum(by_pixels(tmp_path / "found", data).confusions)
+    confusion = sum(image.confusion for image in by_pixels(tmp_path / "found", data).images)
     assert [int(confusion[index, index]) for index in range(3)] == [
         counts[0] for counts in expected_pixels(FOUND, TRUE, images=2).values()
     ]
@@ -185,7 +191,7 @@ def test_labels_are_foreground_where_pixels_are_asked_for(tmp_path: Path) -> Non
     found = by_pixels(tmp_path / "found", data)
     f, t = mask_of(FOUND) > 0, mask_of(TRUE) > 0
     expected = [[int((a & b)[1:].sum()) for b in (~f, f)] for a in (~t, t)]
-    assert [one.tolist() for one in found.confusions] == [expected] * 2
+    assert [one.confusion.tolist() for one in found.images] == [expected] * 2
 
 
 def test_polygons_without_images_have_the_pixels_of_the_slide_that_was_predicted(tmp_path: Path) -> None:
@@ -195,6 +201,43 @@ def test_polygons_without_images_have_the_pixels_of_the_slide_that_was_predicted
     draw(tmp_path / "plain" / "a.geojson", FOUND)
     with pytest.raises(InputError, match=r"a\.geojson: the size of its image is not known"):
         by_pixels(tmp_path / "plain", tmp_path / "truth")
+
+
+@pytest.mark.parametrize("kind", ["masks", "labels", "geojson", "points"])
+def test_only_the_split_that_is_asked_for_is_measured(tmp_path: Path, kind: str) -> None:
+    truth, prediction = tmp_path / "data", tmp_path / "prediction"
+    prediction.mkdir()
+    data_folder(truth, **{kind: {"masks": mask_of(TRUE), "labels": mask_of(TRUE, ids=True), "geojson": TRUE}.get(kind)})
+    (truth / "splits.csv").write_text("image,split\na,train\nb,test\n")
+    if kind == "points":
+        (truth / "points.csv").write_text("image,x,y,label\na,5,5,cell\nb,6,6,cell\n")
+    for name in ("a", "b"):
+        if kind == "points":
+            (prediction / f"{name}.csv").write_text("x,y,score,label\n5,5,1,cell\n")
+        elif kind == "geojson":
+            draw(prediction / f"{name}.geojson", FOUND)
+        else:
+            save_png(prediction / f"{name}.png", mask_of(FOUND, ids=kind == "labels"))
+    radius = ["match_radius=6px"] if kind == "points" else []
+
+    def names(*assignments: str) -> list[str]:
+        result = measured(prediction, truth, tmp_path / "out", *radius, *assignments)
+        return [row.image for row in result.report.images]
+
+    assert names() == names("split=all") == ["a", "b"]
+    assert names("split=test") == ["b"]
+    with pytest.raises(InputError, match="no images of the split `val`"):
+        names("split=val")
+    (prediction / f"b.{'csv' if kind == 'points' else 'geojson' if kind == 'geojson' else 'png'}").unlink()
+    with pytest.raises(InputError, match="of any image of the split `test`"):
+        names("split=test")
+
+
+def test_a_folder_without_images_has_no_splits(tmp_path: Path) -> None:
+    for folder in ("truth", "prediction"):
+        save_png(tmp_path / folder / "a.png", mask_of(TRUE))
+    with pytest.raises(UsageError, match=r"--split test: .*has no splits"):
+        measured(tmp_path / "prediction", tmp_path / "truth", tmp_path / "out", "split=test")
 
 
 def test_groups_of_a_data_folder_are_the_units(tmp_path: Path) -> None:
@@ -639,7 +682,7 @@ def test_what_cannot_be_measured_on_it_is_refused(tmp_path: Path) -> None:
     for truth, measure, words in (("truth", "objects", "tell no objects apart"), ("points", "pixels", "holds points")):
         with pytest.raises(UsageError, match=words):
             measure_given(
-                config(), tmp_path / "found", tmp_path / truth, tmp_path, lambda *_: None, lambda _: None,
+                config("split=all"), tmp_path / "found", tmp_path / truth, tmp_path, lambda *_: None, lambda _: None,
                 measure=measure,  # type: ignore[arg-type]
             )  # fmt: skip
 

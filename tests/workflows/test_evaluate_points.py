@@ -14,8 +14,9 @@ import pytest
 from segkit.config import DataConfig, EvaluateConfig, build_config
 from segkit.errors import ConfigError, InputError, ModelError, UsageError
 from segkit.evaluation.point_tables import PointReport, measure_points
+from segkit.evaluation.points import PointCounts
 from segkit.inference.image_detection import detect_in_image
-from segkit.models.model_file import load_model
+from segkit.models.model_file import load_model, save_model
 from segkit.points import Detections, Points
 from segkit.slides import open_slide
 from segkit.workflows import evaluate_points
@@ -33,8 +34,10 @@ LEAVES = {
 }  # fmt: skip
 SPLIT_OF = ("train", "train", "val", "val", "val", "test")
 GROUP_OF = ("a", "a", "b", "b", "c", "d")
-SPLITS = "image,split,group\n" + "".join(
-    f"field{number},{split},{group}\n" for number, (split, group) in enumerate(zip(SPLIT_OF, GROUP_OF, strict=True))
+SCANNER_OF = ("old", "new", "old", "new", "new", "old")
+SPLITS = "image,split,group,scanner\n" + "".join(
+    f"field{number},{','.join(cells)}\n"
+    for number, cells in enumerate(zip(SPLIT_OF, GROUP_OF, SCANNER_OF, strict=True))
 )
 
 
@@ -60,6 +63,10 @@ def counts_of(result: EvaluateResult) -> dict[str, tuple[int, int, int, int]]:
         one.name: (one.counts.tp, one.counts.fp, one.counts.fn, one.counts.hard_negative_hits)
         for one in report_of(result).per_class
     }
+
+
+def counts_by_group(report: PointReport) -> dict[tuple[str, str, str], tuple[int, PointCounts]]:
+    return {(one.by, one.name, one.summary.name): (one.num_images, one.summary.counts) for one in report.groups}
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -125,11 +132,13 @@ def test_the_numbers_are_those_of_measure_points(measured: EvaluateResult, model
         areas_px=[80 * 106] * 3,
         thresholds=[0.6, 0.9],
         groups=["b", "b", "c"],
+        attributes={"scanner": ["old", "new", "new"]},
         num_samples=50,
     )
     report = report_of(measured)
-    for name in ("classes", "radius_px", "radius_um", "mpp", "area_mm2", "images", "rows", "groups", "foreground"):
+    for name in ("classes", "radius_px", "radius_um", "mpp", "area_mm2", "images", "rows", "foreground"):
         assert getattr(report, name) == getattr(expected, name), name
+    assert counts_by_group(report) == counts_by_group(expected)
     for one, other in zip(report.per_class, expected.per_class, strict=True):
         assert (one.counts, one.pooled, one.threshold) == (other.counts, other.pooled, other.threshold)
         for name in ("thresholds", "true_positives", "num_detections"):
@@ -150,16 +159,58 @@ def test_the_numbers_are_those_that_were_drawn(measured: EvaluateResult) -> None
     assert (metrics["num_images"], metrics["num_hard_negatives"]) == (3, dim)
     assert (metrics["radius_px"], metrics["radius_um"]) == (6, 3)
     assert metrics["area_mm2"] == pytest.approx(3 * 80 * 106 * (MPP / 1000) ** 2)
-    assert [(group["group"], group["class"]) for group in metrics["groups"]] == [
-        (group, name) for group in ("b", "c") for name in ("red", "blue")
+    assert [(one["by"], one["name"], one["class"], one["num_images"]) for one in metrics["groups"]] == [
+        (by, value, name, num)
+        for by, value, num in (("group", "b", 2), ("group", "c", 1), ("scanner", "new", 2), ("scanner", "old", 1))
+        for name in ("red", "blue")
     ]
+    assert metrics["groups"][4]["pooled"]["f1"]["low"] is not None
     assert (metrics["intervals"]["over"], metrics["intervals"]["num_units"]) == ("group", 2)
     assert blue["threshold"] == 0.9
     with (measured.folder / "metrics.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert [(row["image"], row["group"], row["class"]) for row in rows] == [
-        (f"field{number}", group, name) for number, group in ((2, "b"), (3, "b"), (4, "c")) for name in ("red", "blue")
+    assert [(row["image"], row["group"], row["scanner"], row["class"]) for row in rows] == [
+        (f"field{number}", GROUP_OF[number], SCANNER_OF[number], name)
+        for number in (2, 3, 4)
+        for name in ("red", "blue")
     ]
+    for text in ((measured.folder / "report.html").read_text(), (measured.folder / "summary.md").read_text()):
+        assert "By scanner" in text
+
+
+def test_how_thresholds_were_chosen_is_told(data: Path, tmp_path: Path) -> None:
+    """From the model's file and its run folder; the curve of validation stands beside that of the measured images."""
+    curve = [(0.8, 1.0, 0.5, 0.66), (0.6, 0.9, 0.9, 0.9), (0.2, 0.5, 1.0, 0.67)]
+    made = load_model(make_model(tmp_path / "run" / "model.safetensors", thresholds=(0.6, 0.9), curves=[curve, []]))
+    story = {"data": "disks", "num_val": 2, "best_epoch": 5}
+    scores = {"f1": 0.9, "f1/red": 0.9, "f1/blue": None}
+    spec = made.spec.model_copy(update={"scores": scores, "training": {**made.spec.training, **story}})
+    save_model(made.path, made.network, spec)
+    (made.path.parent / "splits.csv").write_text(
+        "image,split\n" + "".join(f"field{number},{'val' if number == 3 else 'train'}\n" for number in range(5))
+    )
+    result = measure(data, made.path, tmp_path / "out")  # the folder has one image more, and so its own splits
+    choice = metrics_of(tmp_path / "out")["choice"]
+    assert choice["parameters"] == {"threshold/red": 0.6, "threshold/blue": 0.9}
+    assert (choice["num_validation_images"], choice["num_measured_images_among_them"]) == (2, 1)
+    assert (choice["validation_score"], choice["validation_scores"]) == (0.9, {"red": 0.9, "blue": None})
+    red, blue = choice["sweeps"]
+    assert red["validation"] == {"values": [0.2, 0.6, 0.8], "scores": [0.67, 0.9, 0.66]}
+    assert blue["validation"] is None
+    assert red["used"] == 0.6
+    assert red["measured"]["values"] == sorted(red["measured"]["values"])
+    of_red = report_of(result).per_class[0].curve
+    assert red["measured"]["scores"] == pytest.approx(of_red.f1[::-1], abs=1e-6)
+    words = (
+        "Chosen in training on the 2 validation images of disks, after epoch 5: each threshold has the highest F1 of "
+        "points matched within 3um. F1, the mean of the classes, was 0.900 there. 1 of the images measured here "
+        "was among them: "
+    )
+    for name in ("summary.md", "report.html"):
+        assert words in (tmp_path / "out" / name).read_text(), name
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("F1 in validation") >= 2  # in the table, and in the chart of red
+    assert "used: 0.6" in page
 
 
 def test_the_record_says_what_was_measured(measured: EvaluateResult, data: Path, model: Path) -> None:
@@ -457,7 +508,8 @@ def test_what_sliding_window_leaves_has_the_same_numbers(
     report, before = report_of(result), report_of(measured)
     by_name = {(row.image, row.name): row for row in report.rows}
     assert all(by_name[row.image, row.name] == row for row in before.rows)
-    assert set(report.groups) == set(before.groups)
+    assert counts_by_group(report) == counts_by_group(before)
+    assert report.choice is None
     assert (report.radius_px, report.mpp, report.area_mm2) == (before.radius_px, before.mpp, before.area_mm2)
     assert report.headline.value == pytest.approx(before.headline.value)
     record = record_of(tmp_path)

@@ -1,5 +1,6 @@
 """`predict` with a U-Net for points leaves what a sliding window leaves, and the same whatever the tiles."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,17 @@ def test_what_it_left_is_measured(scanned: WindowResult, tmp_path: Path) -> None
     data = make_points_data(tmp_path / "data", num_images=1)
     folder = tmp_path / "found" / "field0"
     folder.mkdir(parents=True)
-    (folder / "detections.csv").write_bytes((scanned.folder / "detections.csv").read_bytes())
-    settings = build_config(EvaluateConfig, assignments=["match_radius=3um"])
+    # Of the slide's detections those that the field has room for, which is 106 pixels wide and 80 high.
+    with (scanned.folder / "detections.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    inside = [row for row in rows if float(row["x_px"]) < 106 and float(row["y_px"]) < 80]
+    assert 0 < len(inside) < len(rows) == 18
+    with (folder / "detections.csv").open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(inside)
+    settings = build_config(EvaluateConfig, assignments=["split=all", "match_radius=3um"])
     found = measure_given(settings, folder.parent, data, tmp_path / "figures", quiet_progress, quiet_note)
     assert isinstance(found, Found)
-    assert len(found.detections[0].scores) == 18
+    assert len(found.detections[0].scores) == len(inside)
     assert json.loads((scanned.folder / "detections.geojson").read_text())["type"] == "FeatureCollection"

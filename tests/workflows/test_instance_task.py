@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,11 +17,14 @@ from segkit.data.instance_targets import target_planes
 from segkit.data.layout import load_dataset, read_image
 from segkit.data.presets import resolve_augment
 from segkit.errors import InputError, ModelError
+from segkit.evaluation.object_tables import ObjectReport
 from segkit.masks import IGNORE
 from segkit.models.model_file import Model, load_model, save_model
 from segkit.training.distributed import ALONE
-from segkit.training.instance_validation import InstanceValidation, LabelledObjects
+from segkit.training.instance_validation import TUNED, InstanceValidation, LabelledObjects
+from segkit.training.state import by_class
 from segkit.workflows import evaluate_objects
+from segkit.workflows.evaluate import evaluate
 from segkit.workflows.evaluate_objects import measure_found, predicted_objects, write_labels
 from segkit.workflows.instance_task import InstanceTask, growth_px, object_source, planes_of
 from segkit.workflows.prepare import Prepared
@@ -109,7 +112,12 @@ def learned(label_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Learn
     validation = task.validate(task.network)
     assert isinstance(validation, InstanceValidation)
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_model(path, task.network, task.spec.model_copy(update=dict(validation.changes)))
+    story = {**task.spec.training, "best_epoch": 1, **validation.story}
+    scores = by_class(task.metric, validation)
+    save_model(
+        path, task.network, task.spec.model_copy(update={"training": story, "scores": scores, **validation.changes})
+    )
+    (path.parent / "splits.csv").write_text((label_data / "splits.csv").read_text())
     return Learned(task, validation, load_model(path), losses)
 
 
@@ -129,7 +137,8 @@ def test_pictures_are_drawn(learned: Learned, tmp_path: Path) -> None:
 
 def test_evaluation_measures_what_validation_did(learned: Learned, label_data: Path, tmp_path: Path) -> None:
     config = build_config(
-        EvaluateConfig, assignments=["bootstrap=20", "compute.device=cpu", "compute.precision=float32"]
+        EvaluateConfig,
+        assignments=["split=val", "bootstrap=20", "compute.device=cpu", "compute.precision=float32"],
     )
     found = predicted_objects(
         config, DataConfig(dir=label_data), learned.model, tmp_path / "figures", tmp_path / "predictions",
@@ -146,7 +155,50 @@ def test_evaluation_measures_what_validation_did(learned: Learned, label_data: P
     assert all(path.is_file() for path in found.figures)
     with (tmp_path / "metrics.csv").open(encoding="utf-8", newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["cells3", "cells4"]
-    assert json.loads((tmp_path / "metrics.json").read_text())["headline"]["iou"] == 0.5
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["headline"]["iou"] == 0.5
+    assert metrics["mpp"] == learned.task.spec.mpp
+    assert_choice_is_told(metrics["choice"], learned)
+    text = (tmp_path / "summary.md").read_text()
+    assert "Chosen in training on the 2 validation images of labels" in text.replace(label_data.name, "labels")
+    assert "2 of the images measured here were among them" in text
+
+
+def assert_choice_is_told(choice: dict[str, Any], learned: Learned) -> None:
+    spec, score = learned.model.spec.instances, learned.validation.score
+    assert spec is not None
+    assert choice["parameters"] == spec.model_dump(include=set(TUNED))
+    assert (choice["num_validation_images"], choice["num_measured_images_among_them"]) == (2, 2)
+    assert (choice["metric"], choice["epoch"]) == ("average_precision", 1)
+    assert choice["validation_score"] == pytest.approx(score, abs=1e-6)
+    # These are the images of the choice: at what is used there is the same number thrice.
+    for sweep in choice["sweeps"]:
+        assert sweep["used"] == getattr(spec, sweep["parameter"])
+        for curve in (sweep["measured"], sweep["validation"]):
+            at = dict(zip(curve["values"], curve["scores"], strict=True))
+            assert at[sweep["used"]] == pytest.approx(score, abs=1e-6)
+    assert [sweep["parameter"] for sweep in choice["sweeps"]] == ["foreground_threshold", "seed_threshold"]
+
+
+def test_of_a_model_of_before_less_is_told(learned: Learned, label_data: Path, tmp_path: Path) -> None:
+    """Files of before do not say what was tried; beside a file that was moved there is no splits.csv."""
+    story = {name: value for name, value in learned.model.spec.training.items() if name != "tried"}
+    save_model(
+        tmp_path / "model.safetensors",
+        learned.model.network,
+        learned.model.spec.model_copy(update={"training": story, "scores": {}}),
+    )
+    config = build_config(EvaluateConfig, assignments=["bootstrap=20", "compute.device=cpu"])
+    model = tmp_path / "model.safetensors"
+    result = evaluate(config, data=DataConfig(dir=label_data), model=model, out=tmp_path / "out")
+    choice = json.loads((tmp_path / "out" / "metrics.json").read_text())["choice"]
+    assert (choice["validation_score"], choice["num_measured_images_among_them"]) == (None, None)
+    assert [sweep["validation"] for sweep in choice["sweeps"]] == [None, None]
+    assert isinstance(result.report, ObjectReport)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "is not known, as no splits.csv of the training lies beside the model" in page
+    assert "AP over the seed threshold" in page
+    assert "AP in validation" not in page
 
 
 def test_points_and_models_without_instances_are_refused(learned: Learned, label_data: Path, tmp_path: Path) -> None:

@@ -113,7 +113,13 @@ def reliability_chart(
 
 
 def size_chart(
-    bins: Sequence[str], scores: Sequence[Number], counts: Sequence[int], *, score_name: str, size_label: str
+    bins: Sequence[str],
+    scores: Sequence[Number],
+    counts: Sequence[int],
+    *,
+    score_name: str,
+    size_label: str,
+    note: str = "",
 ) -> BarChart:
     """Return a score by object size: the names of the bins, their scores and how many true objects each holds."""
     bars = tuple(
@@ -124,6 +130,7 @@ def size_chart(
         x_label=size_label,
         y=Axis(score_name, 0, 1),
         bars=bars,
+        note=note,
         value_name=score_name,
     )
 
@@ -135,9 +142,13 @@ def threshold_chart(
     curves: Mapping[str, Sequence[Number]],
     *,
     used: float | None = None,
+    others: Mapping[str, Curve] | None = None,
     note: str = "",
 ) -> LineChart:
-    """Return metrics over a threshold (T,), each with its intervals as a band; `used` is the one that is used."""
+    """Return metrics over a threshold (T,), each with its intervals as a band.
+
+    `used` is the threshold that is used; `others` are further lines, at thresholds of their own.
+    """
     lines = tuple(
         Line(
             name,
@@ -149,8 +160,26 @@ def threshold_chart(
         )
         for name, numbers in curves.items()
     )
+    lines += tuple(Line(name, x, y, has_dots=len(x) <= MAX_DOTS) for name, (x, y) in (others or {}).items())
     verticals = () if used is None else ((used, f"used: {briefly(used)}"),)
     return LineChart(title, Axis(x_label), Axis("metric", 0, 1), lines, verticals=verticals, note=note)
+
+
+def sweep_chart(
+    title: str, x_label: str, y_label: str, curves: Mapping[str, Curve], *, used: float | None, note: str = ""
+) -> LineChart:
+    """Return a metric over a threshold on several sets of images, by their names: thresholds and values, float64 (K,).
+
+    `used` is the threshold that is used.
+    """
+    return LineChart(
+        title,
+        Axis(x_label),
+        Axis(y_label, 0, 1),
+        tuple(Line(name, x, y, has_dots=len(x) <= MAX_DOTS) for name, (x, y) in curves.items()),
+        verticals=() if used is None else ((used, f"used: {briefly(used)}"),),
+        note=note,
+    )
 
 
 def score_histogram(scores: Sequence[float | None], name: str) -> BarChart:

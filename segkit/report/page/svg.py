@@ -226,7 +226,9 @@ def _mark(mark: Mark, x: Scale, y: Scale, style: int) -> Markup | None:
     ring = _piece("circle", f"mark s{style}", element("title", mark.words) if mark.words else None, cx=px, cy=py, r=5)
     if not mark.words:
         return ring
-    to_left, below = px > (_LEFT + _RIGHT) / 2, py < _TOP + 24
+    # To the left below and to the right above a curve that falls, as one of precision does, there is room.
+    to_left = px > (_LEFT + _RIGHT) / 2
+    below = to_left or py < _TOP + 24
     side = "note end" if to_left else "note"
     words = _piece("text", side, mark.words, x=px - 9 if to_left else px + 9, y=py + 17 if below else py - 8)
     return join(ring, words)
