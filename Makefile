@@ -52,7 +52,7 @@ $(DEMO)/run/run.json:
 	$(MAKE) demo
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 check: setup  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -98,7 +98,7 @@ class ComputeConfig(Section):
 class EvaluateConfig(Section):
     """Everything that defines an evaluation."""
 
-    split: Literal["train", "val", "test", "all"] | Auto = Field(
+    split: Literal["auto", "train", "val", "test", "all"] = Field(
         AUTO, description="Images that are measured; auto: val, and of given predictions all that there are."
     )
     bootstrap: Positive = Field(1000, description="Resamplings of the images behind each 95 % interval.")

@@ -99,8 +99,8 @@ def test_the_help_of_a_setting_is_the_configurations(
 
 def test_help_shows_defaults_and_choices(run_segkit: Run) -> None:
     text = in_one_line(run_segkit("evaluate", "--help").stdout)
-    assert "--split train|val|test|all" in text
-    assert "[default: val]" in text
+    assert "--split auto|train|val|test|all" in text
+    assert "[default: auto]" in text
     assert "[default: 50]" in in_one_line(run_segkit("train", "--help").stdout)
 
 

@@ -429,7 +429,7 @@ def classes_of(labels: Mapping[str, int], given: Any = None, hard: Sequence[str]
 
 
 @pytest.mark.parametrize(
-    "label", [*HARD_NEGATIVES, "Look-Alike", "hard negative", "Non-mitotic figure", "not mitotic figure"]
+    "label", [*sorted(HARD_NEGATIVES), "Look-Alike", "hard negative", "Non-mitotic figure", "not mitotic figure"]
 )
 def test_hard_negatives_are_known_by_their_names(label: str) -> None:
     classes = classes_of({label: 3, "mitosis": 1})
