@@ -10,8 +10,9 @@ outside a suppressed disk is, without this, often the rim of the object inside i
 A candidate is a plateau of the smoothed map: a pixel, or connected pixels (8-neighbourhood) of equal value, with no
 higher pixel beside it; outside the map all is lower, and for smoothing the map is mirrored there (the border pixel is
 not repeated). Its position is the mean of its pixels, so that a saturated network's detections lie in the middle of
-what it saw. Candidates are taken by descending score, of equal ones the upper and then the left one first, and each
-suppresses those of its class around it.
+what it saw. One that lies on the map's outermost pixels is none: the map may go on rising beyond them, as it does for
+objects whose middle is outside (scikit-image's `peak_local_max` leaves a border out, too). Candidates are taken by
+descending score, of equal ones the upper and then the left one first, and each suppresses those of its class around it.
 """
 
 import math
@@ -151,6 +152,7 @@ def find_runs(
 
 def detections_of_runs(
     blocks: Iterable[Mapping[str, NDArray[Any]] | None],
+    height: int,
     width: int,
     settings: DetectorSettings,
     grid: MapGrid | None = None,
@@ -165,7 +167,7 @@ def detections_of_runs(
     ----------
     blocks
         From `find_runs` with the same settings; None for a block that was left out: it has no runs.
-    width
+    height, width
         Of the map, in its pixels.
     settings
         What a detection is.
@@ -179,7 +181,7 @@ def detections_of_runs(
     """
     runs = join_runs(blocks)
     by_class = [
-        _detections_of_class(index, runs.take(runs.cls == index), width, settings)
+        _detections_of_class(index, runs.take(runs.cls == index), height, width, settings)
         for index in range(1, len(settings.lowest) + 1)
     ]
     found = _by_rank(Detections(*(np.concatenate(parts) for parts in zip(*by_class, strict=True))))
@@ -203,7 +205,7 @@ def detect(
         for y in range(0, height, block_px)
         for x in range(0, width, block_px)
     )
-    return detections_of_runs(blocks, width, settings, grid)
+    return detections_of_runs(blocks, height, width, settings, grid)
 
 
 def _lowest_sums(settings: DetectorSettings, disk: Disk) -> list[int]:
@@ -211,9 +213,13 @@ def _lowest_sums(settings: DetectorSettings, disk: Disk) -> list[int]:
     return [max(1, math.floor(lowest * disk.num_pixels * FULL_SCORE)) for lowest in settings.lowest]
 
 
-def _detections_of_class(index: int, runs: Runs, width: int, settings: DetectorSettings) -> Detections:
+def _detections_of_class(index: int, runs: Runs, height: int, width: int, settings: DetectorSettings) -> Detections:
     """Return what is left of a class's candidates after suppression; positions in map pixels."""
     positions, totals = find_plateaus(runs, width)
+    last = np.array([height - 1, width - 1])
+    # A map of one or two rows has no others.
+    is_inside = (((positions > 0) & (positions < last)) | (last < 2)).all(axis=1)
+    positions, totals = positions[is_inside], totals[is_inside]
     scale = Disk(settings.smooth_radius).num_pixels * FULL_SCORE
     candidates = Detections(positions, np.full(len(totals), index), totals / scale)
     candidates = _by_rank(_take(candidates, candidates.scores >= settings.lowest[index - 1]))

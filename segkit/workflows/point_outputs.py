@@ -135,7 +135,11 @@ class PointOutputs:
             stride=layout.stride, downsample=plan.scale.downsample, origin=(layout.region.y, layout.region.x)
         )
         candidates = detections_of_runs(
-            (block for block in all_blocks("maxima") if block is not None), layout.width, self._settings, grid
+            (block for block in all_blocks("maxima") if block is not None),
+            layout.height,
+            layout.width,
+            self._settings,
+            grid,
         )
         self._found = reaching(candidates, self._detection.thresholds)
         write_detections(self._folder, self._found, self._classes, plan.level_0_mpp)

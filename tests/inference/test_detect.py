@@ -95,7 +95,7 @@ def test_detections_do_not_depend_on_how_a_map_is_cut(
     for block in blocks:
         assert [column.dtype for column in block.values()] == [np.int32] * 4 + [np.int64, np.uint8]
     order = np.random.default_rng(seed).permutation(len(blocks))
-    found = detections_of_runs((blocks[number] for number in order), width, settings)
+    found = detections_of_runs((blocks[number] for number in order), height, width, settings)
     assert_same(found, detect(scores, settings))
     assert_same(found, detect(scores, settings, block_px=block_px))
 
@@ -115,7 +115,7 @@ def test_blocks_far_from_every_score_can_be_left_out(
         return not scores[block.expand(margin(settings)).intersect(Box(0, 0, height, width)).slices].any()
 
     found = [None if is_far(block) else runs_of(scores, block, settings) for block in blocks]
-    assert_same(detections_of_runs(found, width, settings), detect(scores, settings))
+    assert_same(detections_of_runs(found, height, width, settings), detect(scores, settings))
 
 
 def test_large_maps_are_worked_on_in_blocks_with_the_same_result() -> None:
@@ -141,6 +141,23 @@ def test_what_is_higher_two_pixels_beyond_a_border_makes_a_shoulder(cut: int) ->
     scores = np.array([[1, 5, 5, 5, 5, 9, 2]], np.uint16)[..., None]
     settings = DetectorSettings(nms_radius=TINY, lowest=(0.0,))
     assert detect(scores, settings, block_px=cut).positions.tolist() == [[0.5, 5.5]]
+
+
+@pytest.mark.parametrize(("y", "x"), [(0, 4), (4, 0), (8, 4), (4, 11), (0, 0)])
+def test_what_rises_up_to_the_border_has_its_middle_beyond(y: int, x: int) -> None:
+    scores = np.zeros((9, 12, 1), np.uint16)
+    scores[y, x] = 60000
+    settings = DetectorSettings(nms_radius=20, lowest=(0.1,))
+    assert len(detect(scores, settings).scores) == 0
+    scores[3, 5] = 20000  # which it would suppress, as the better one
+    assert detect(scores, settings).positions.tolist() == [[3.5, 5.5]]
+
+
+def test_a_saturated_object_at_the_border_is_detected_where_its_middle_is_inside() -> None:
+    scores = np.zeros((9, 12, 1), np.uint16)
+    scores[0:5, 4:7] = 65535
+    settings = DetectorSettings(nms_radius=2, lowest=(0.1,))
+    assert detect(scores, settings).positions.tolist() == [[2.5, 5.5]]
 
 
 @pytest.mark.parametrize("smooth_radius", [0.0, 2.5])
@@ -173,10 +190,12 @@ def regional_maxima(values: NDArray[np.integer[Any]]) -> list[tuple[tuple[float,
 def test_candidates_are_the_regional_maxima_of_the_smoothed_map(scores: Scores, radius: float, block_px: int) -> None:
     settings = DetectorSettings(nms_radius=TINY, lowest=(0.0,), smooth_radius=radius)
     found = detect(scores, settings, block_px=block_px)
+    height, width = scores.shape[:2]
     # Plateaus around each other can have one centre, and are suppressed then.
     expected = {
         (round(y, 9), round(x, 9)): value
         for (y, x), value in sorted(regional_maxima(plain_sums(scores[..., 0], radius)), key=lambda one: one[1])
+        if (height <= 2 or 0.5 < y < height - 0.5) and (width <= 2 or 0.5 < x < width - 0.5)
     }
     full = FULL_SCORE * Disk(radius).num_pixels
     got = {
@@ -273,7 +292,7 @@ def test_maps_that_hold_nothing_and_maps_that_hold_nothing_else() -> None:
     settings = DetectorSettings(nms_radius=3, lowest=(0.0,))
     assert len(detect(np.zeros((9, 9, 1), np.uint16), settings).scores) == 0
     assert detect(np.full((9, 12, 1), 65535, np.uint16), settings).positions.tolist() == [[4.5, 6.0]]
-    for nothing in (detections_of_runs([], 7, settings), detections_of_runs([None], 7, settings)):
+    for nothing in (detections_of_runs([], 5, 7, settings), detections_of_runs([None], 5, 7, settings)):
         assert [values.shape for values in nothing] == [(0, 2), (0,), (0,)]
         assert [values.dtype for values in nothing] == [np.float64, np.int64, np.float64]
 

@@ -94,11 +94,11 @@ def test_without_a_scale_there_are_no_micrometres(tmp_path: Path) -> None:
 
 def test_points_are_features_with_a_score_and_pixel_centres_at_a_half(tmp_path: Path) -> None:
     scores = np.zeros((90, 130, 2), np.uint16)
-    scores[0, 0, 0], scores[40, 70, 1] = 65535, 50000
+    scores[1, 1, 0], scores[40, 70, 1] = 65535, 50000
     found = detect(scores, DetectorSettings(nms_radius=5, lowest=(0.1, 0.1)))
     write_detections(tmp_path, found, CLASSES, 0.25)
     first, second = read_geojson(tmp_path / DETECTION_POINTS)
-    assert (first.label, first.points.tolist()) == ("mitosis", [[0.5, 0.5]])
+    assert (first.label, first.points.tolist()) == ("mitosis", [[1.5, 1.5]])
     assert (second.label, second.points.tolist()) == ("look, alike", [[70.5, 40.5]])
     text = (tmp_path / DETECTION_POINTS).read_text()
     assert '"measurements":{"Score":0.762951}' in text

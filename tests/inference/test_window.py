@@ -155,7 +155,7 @@ def test_all_methods_find_the_same(form: Form, patch_px: int, channels: int, str
         assert (predictor.method, predictor.reason) == (method, None)
         maps.append(score_image(image, predictor).astype(np.int64))
         lists.append(detect_in_image(image, predictor, DETECTION, mpp=None))
-    assert len(lists[0].scores) > 5
+    assert len(lists[0].scores) > 3
     assert np.ptp(maps[0]) > 20_000
     for scores, found in zip(maps[1:], lists[1:], strict=True):
         assert np.abs(scores - maps[0]).max() <= 1
