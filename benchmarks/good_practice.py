@@ -138,7 +138,8 @@ def document(given: argparse.Namespace, rows: list[Row]) -> str:
         f"of {given.batch}, {given.epochs} epochs of {given.steps} steps for every training; {machine()}. One training "
         "for each row, which differs from the first one (batch norm, He's weights, no dropout, augmentation `em`, "
         "AdamW) in what its block is about. Learning rates are those of `optimiser.learning_rate: auto`, training "
-        "losses are those of augmented patches. Made by `make bench-good-practice`, the sentences too. An answer of "
+        "losses are those of augmented patches. Seconds are wall time, whatever else was running "
+        "and however long it was paused. Made by `make bench-good-practice`, the sentences too. An answer of "
         "cell everywhere has a validation Dice of "
         f"{dice_of_cell_everywhere(given.data):.4f}.",
         "",
