@@ -111,7 +111,7 @@ reference: setup  ## compare metrics with reference implementations (installed i
 	$(BIN)/python -m pip install --quiet --target .reference --no-deps --constraint constraints.txt $(REFERENCES)
 	PYTHONPATH=.reference $(BIN)/python benchmarks/reference.py --data $(REAL_DATA)
 
-real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; 45 minutes)
+real-isbi2012: setup  ## train and measure on ISBI 2012 (real data in REAL_DATA; about an hour)
 	$(BIN)/segkit train --data $(REAL_DATA)/isbi2012_em --config configs/isbi2012_em.yaml --out runs/isbi2012
 	$(BIN)/segkit evaluate --data $(REAL_DATA)/isbi2012_em --model runs/isbi2012 --set dihedral=true --out evaluation/isbi2012
 	$(BIN)/segkit predict $(REAL_DATA)/isbi2012_em/images --model runs/isbi2012 --dihedral --probability --out predictions/isbi2012

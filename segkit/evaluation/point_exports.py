@@ -12,6 +12,7 @@ from segkit.evaluation.markdown import cell, table
 from segkit.evaluation.point_curves import Froc
 from segkit.evaluation.point_summary import COUNT_ERRORS, METRICS, PointSummary
 from segkit.evaluation.point_tables import PointGroup, PointReport, PointRow
+from segkit.evaluation.points import PointCounts
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
@@ -160,12 +161,7 @@ def _definitions(report: PointReport) -> dict[str, str]:
 def _row(row: PointRow) -> dict[str, Any]:
     counts = row.counts
     return {
-        "num_true": counts.num_true,
-        "num_predicted": counts.num_predicted,
-        "tp": counts.tp,
-        "fp": counts.fp,
-        "fn": counts.fn,
-        "hard_negative_hits": counts.hard_negative_hits,
+        **_counts(counts),
         "precision": counts.precision,
         "recall": counts.recall,
         "f1": counts.f1,
@@ -173,6 +169,11 @@ def _row(row: PointRow) -> dict[str, Any]:
         "area_mm2": _area(row.area_mm2),
         **row.densities,
     }
+
+
+def _counts(counts: PointCounts) -> dict[str, int]:
+    names = ("num_true", "num_predicted", "tp", "fp", "fn", "hard_negative_hits")
+    return {name: getattr(counts, name) for name in names}
 
 
 def _area(area_mm2: float | None) -> float | None:
@@ -189,12 +190,7 @@ def _summary(summary: PointSummary) -> dict[str, Any]:
         "name": summary.name,
         "num_images": summary.num_images,
         "threshold": summary.threshold,
-        "num_true": summary.counts.num_true,
-        "num_predicted": summary.counts.num_predicted,
-        "tp": summary.counts.tp,
-        "fp": summary.counts.fp,
-        "fn": summary.counts.fn,
-        "hard_negative_hits": summary.counts.hard_negative_hits,
+        **_counts(summary.counts),
         "pooled": _estimates(summary.pooled),
         "count_errors": _estimates(summary.count_errors),
         "densities": None if summary.densities is None else _estimates(summary.densities),
@@ -212,12 +208,7 @@ def _group(one: PointGroup) -> dict[str, Any]:
         "class": summary.name,
         "num_images": one.num_images,
         "num_units": one.num_units,
-        "num_true": summary.counts.num_true,
-        "num_predicted": summary.counts.num_predicted,
-        "tp": summary.counts.tp,
-        "fp": summary.counts.fp,
-        "fn": summary.counts.fn,
-        "hard_negative_hits": summary.counts.hard_negative_hits,
+        **_counts(summary.counts),
         "area_mm2": _area(one.area_mm2),
         "pooled": _estimates(summary.pooled),
         "count_errors": _estimates(summary.count_errors),

@@ -92,9 +92,7 @@ def evaluate(
             if config.split in TEST_SPLITS:
                 record_look(loaded, split=config.split, out=out, on_note=on_note)
         elif prediction is not None and truth is not None:
-            measured = measure_given(
-                config, prediction, truth, out / FIGURES, on_progress, on_note, measure=config.measure
-            )
+            measured = measure_given(config, prediction, truth, out / FIGURES, on_progress, on_note)
         else:
             raise ValueError("give data, or prediction and truth")
         if isinstance(measured, Found):

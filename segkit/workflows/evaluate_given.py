@@ -16,8 +16,6 @@ from segkit.workflows.given_files import files_in, slide_record
 from segkit.workflows.measured_masks import FoundMasks
 from segkit.workflows.truth_files import TruthFolder, find_truth
 
-Measure = Literal["auto", "pixels", "objects", "points"]
-
 
 def measure_given(
     config: EvaluateConfig,
@@ -26,8 +24,6 @@ def measure_given(
     figures: Path,
     on_progress: OnProgress,
     on_note: OnNote,
-    *,
-    measure: Measure = "auto",
 ) -> FoundMasks | Found | FoundObjects:
     """Compare what is there with the truth.
 
@@ -38,13 +34,11 @@ def measure_given(
     Parameters
     ----------
     config
-        Of which `split`, not `auto`, is used, and what is needed for what is measured.
+        Of which `split`, not `auto`, and `measure` are used, and what is needed for what is measured.
     prediction, truth
         Folders; see `segkit.workflows.given_files.files_in` and `segkit.workflows.truth_files.find_truth`.
     figures
         Where pictures of objects and points are drawn.
-    measure
-        What is measured, where it is not to be chosen as above.
 
     Raises
     ------
@@ -57,7 +51,7 @@ def measure_given(
     found = replace(find_truth(truth), split=config.split)
     if config.split != "all" and not found.is_data:
         raise UsageError(f"--split {config.split}: {found.root} is no data folder, and has no splits. Leave it out.")
-    chosen = _choose(prediction, found, detections=detections) if measure == "auto" else measure
+    chosen = _choose(prediction, found, detections=detections) if config.measure == "auto" else config.measure
     if chosen == "points":
         return given_points(config, prediction, found, figures, on_progress, on_note)
     if found.kind == "points":

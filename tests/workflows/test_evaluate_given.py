@@ -105,15 +105,8 @@ def leave(
 
 
 def by_pixels(prediction: Path, truth: Path) -> FoundMasks:
-    found = measure_given(
-        config("split=all"),
-        prediction,
-        truth,
-        prediction / "figures",
-        lambda *_: None,
-        lambda _: None,
-        measure="pixels",
-    )
+    settings = config("split=all", "measure=pixels")
+    found = measure_given(settings, prediction, truth, prediction / "figures", lambda *_: None, lambda _: None)
     assert isinstance(found, FoundMasks)
     return found
 
@@ -682,8 +675,8 @@ def test_what_cannot_be_measured_on_it_is_refused(tmp_path: Path) -> None:
     for truth, measure, words in (("truth", "objects", "tell no objects apart"), ("points", "pixels", "holds points")):
         with pytest.raises(UsageError, match=words):
             measure_given(
-                config("split=all"), tmp_path / "found", tmp_path / truth, tmp_path, lambda *_: None, lambda _: None,
-                measure=measure,  # type: ignore[arg-type]
+                config("split=all", f"measure={measure}"), tmp_path / "found", tmp_path / truth, tmp_path,
+                lambda *_: None, lambda _: None,
             )  # fmt: skip
 
 
