@@ -13,11 +13,14 @@ SCRIPTS = sorted(DEPLOY.glob("slurm/*.sbatch"))
 MANIFESTS = sorted(DEPLOY.glob("kubernetes/*.yaml"))
 README = (DEPLOY / "README.md").read_text(encoding="utf-8")
 
+BASH = "#!/usr/bin/env bash\n"
 # A command that notes how it was called; on SIGTERM segkit stops with 143, as the real one does.
-NOTE = '#!/usr/bin/env bash\nprintf "%s\\n" "$(basename "$0") $*" >> "$CALLS"\n'
+NOTE = BASH + 'printf "%s\\n" "$(basename "$0") $*" >> "$CALLS"\n'
 WORKER = (
-    NOTE
-    + 'trap "exit ${CODE_AT_TERM:-143}" TERM\nfor _ in $(seq "${TENTHS:-0}"); do sleep 0.1; done\nexit "${CODE:-0}"\n'
+    BASH
+    + 'trap "exit ${CODE_AT_TERM:-143}" TERM\n'
+    + NOTE.removeprefix(BASH)
+    + 'for _ in $(seq "${TENTHS:-0}"); do sleep 0.1; done\nexit "${CODE:-0}"\n'
 )
 
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -119,17 +120,37 @@ def test_segkit_runs_in_what_is_said(tmp_path: Path, script: Path) -> None:
 def test_only_the_time_limit_puts_a_job_back_into_the_queue(
     tmp_path: Path, script: Path, number: signal.Signals, code_at_term: int, requeued: bool
 ) -> None:
-    environ = put_commands(tmp_path, segkit=WORKER, srun=WORKER, scontrol=NOTE + "echo node1\n") | ON_SEVERAL_NODES
-    environ |= {"TENTHS": "150", "CODE_AT_TERM": str(code_at_term)}
-    worker = "srun" if "torchrun" in script.name else "segkit"
-    with subprocess.Popen(["bash", script, *ARGUMENTS[script]], env=environ) as running:
-        deadline = time.monotonic() + 20
-        while not any(call.startswith(worker) for call in calls(tmp_path)) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.2)  # until its trap is set
-        running.send_signal(number)
-        assert running.wait(timeout=10) == code_at_term
+    assert signalled(tmp_path, script, number, {"CODE_AT_TERM": str(code_at_term)}) == code_at_term
     assert ("scontrol requeue 41234" in calls(tmp_path)) == requeued
+
+
+@pytest.mark.parametrize("script", [ARRAY, TRAIN, SLIDES, TORCHRUN], ids=lambda path: path.name)
+def test_a_worker_that_ends_before_the_script_looks_keeps_its_exit_code(tmp_path: Path, script: Path) -> None:
+    # bash takes a function for its own kill: one that comes back when the worker has ended.
+    slow = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local code=$?; sleep 0.5; return $code; }'}
+    assert signalled(tmp_path, script, signal.SIGUSR1, slow) == 143
+    assert "scontrol requeue 41234" in calls(tmp_path)
+
+
+def signalled(folder: Path, script: Path, number: signal.Signals, settings: Mapping[str, str]) -> int:
+    """Send a script a signal when its worker is at work, and return its exit code."""
+    environ = put_commands(folder, segkit=WORKER, srun=WORKER, scontrol=NOTE + "echo node1\n") | ON_SEVERAL_NODES
+    worker = "srun" if "torchrun" in script.name else "segkit"
+    with subprocess.Popen(["bash", script, *ARGUMENTS[script]], env=environ | {"TENTHS": "150"} | settings) as running:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if any(call.startswith(worker) for call in calls(folder)) and catches(running.pid, number):
+                break
+            time.sleep(0.02)
+        running.send_signal(number)
+        return running.wait(timeout=20)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process has set its handler of a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize(
