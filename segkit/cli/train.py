@@ -162,12 +162,12 @@ def _begun_with(run: Path) -> Path:
 
 
 def _show_folds(result: "FoldsResult") -> None:
-    from segkit.workflows.train import METRIC_NAMES
+    from segkit.report.judgement import METRIC_NAMES
 
     name = METRIC_NAMES[result.metric]
     print_table(
         "Validation",
-        ["fold", "best epoch", f"mean {name}"],
+        ["fold", "best epoch", name],
         [[str(number), str(one.best_epoch), f"{one.score:.4f}"] for number, one in enumerate(result.folds, start=1)],
     )
     print_lines(
@@ -179,15 +179,15 @@ def _show_folds(result: "FoldsResult") -> None:
 
 
 def _show(result: "TrainResult") -> None:
-    from segkit.workflows.train import METRIC_NAMES
+    from segkit.report.judgement import METRIC_NAMES
 
     name = METRIC_NAMES[result.metric]
     print_facts(
         "Training finished",
         {
             "best epoch": str(result.best_epoch),
-            f"mean {name} (validation)": f"{result.score:.4f}",
-            "time": format_seconds(result.seconds),
+            f"{name} (validation)": f"{result.score:.4f}",
+            "time of all epochs": format_seconds(result.seconds),
             "run folder": str(result.run),
         },
     )

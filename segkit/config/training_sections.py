@@ -255,6 +255,11 @@ class TrainConfig(Section):
     ema: Fraction = Field(
         0.0, description="Decay of a running average of the weights, which is then the model (e.g. 0.999); 0: none."
     )
+    best_by: Literal["auto", "v_rand"] = Field(
+        AUTO,
+        description="What the best epoch is chosen by in validation; auto: Dice (instances: AP, points: F1). v_rand: "
+        "which cells are split or merged (ISBI 2012), for masks of membranes.",
+    )
     average_best: Positive = Field(
         1, description="Number of best epochs whose weights are averaged at the end, if that scores better; 1: none."
     )

@@ -24,6 +24,7 @@ from segkit.geometry import TileGrid
 from segkit.models import patch_cnn
 from segkit.models.activations import ActivationName
 from segkit.models.encoders import Encoder
+from segkit.models.model_list import LIST_NAME, expand_models
 from segkit.models.patch_cnn import PatchCNN
 from segkit.models.receptive_field import tile_grid
 from segkit.models.unet import Norm, UNet
@@ -208,6 +209,12 @@ def model_path(path: Path) -> Path:
         There is none.
     """
     candidate = path / MODEL_NAME if path.is_dir() else path
+    if (path / LIST_NAME).is_file() and not candidate.is_file():
+        raise ModelError(
+            f"{path}: holds several models (segkit train --folds), and one is needed here. `predict` and "
+            f"`sliding-window` average them, and `evaluate --pred` measures what these leave. Give one of: "
+            f"{', '.join(map(str, expand_models([path])))}."
+        )
     if not candidate.is_file():
         raise ModelError(f"{path}: no model there. Give a {MODEL_NAME} file or a run folder that holds one.")
     return candidate

@@ -6,6 +6,7 @@ first pixel's centre), `classes` the class names by index, background first.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,9 +28,10 @@ from segkit.report.colouring import (
     paint,
 )
 from segkit.report.curves import INK, dress, printable, write_figure
+from segkit.report.ranking import worst_to_best
 from segkit.report.sheet import LegendEntry, Panel, add_scale_bar, compose, write_png
 
-_PICTURE_PX, _WINDOW_PX = 1000, 208
+_PICTURE_PX, _CASE_PX, _WINDOW_PX = 1000, 600, 208
 _FRAME_PX = 6
 _WINDOWS_IN_A_ROW = 8
 
@@ -90,6 +92,51 @@ def draw_detections_overview(
     write_png(compose(rows, title=title, legends=[_count_legend(detections, classes, area_mm2)]), path)
 
 
+class PointCase(NamedTuple):
+    """One validation image with its points: found, invented, missed; and labelled look-alikes, mistaken or not."""
+
+    name: str
+    image: NDArray[np.uint8]
+    true_positives: NDArray[np.float64]
+    false_positives: NDArray[np.float64]
+    false_negatives: NDArray[np.float64]
+    hard_negatives: NDArray[np.float64]
+
+    @property
+    def num_errors(self) -> int:
+        """False positives and false negatives."""
+        return len(self.false_positives) + len(self.false_negatives)
+
+    @property
+    def f1(self) -> float | None:
+        """2 TP / (2 TP + FP + FN); None where there is nothing, labelled or found."""
+        doubled = 2 * len(self.true_positives)
+        return doubled / (doubled + self.num_errors) if doubled + self.num_errors else None
+
+
+def draw_points_validation(cases: Sequence[PointCase], path: Path) -> None:
+    """Draw validation images from the worst F1 to the best, one row each; at most six, evenly spread by rank.
+
+    Those without an F1 come last; of those with the same the one with more errors is worse.
+    """
+    chosen, title = worst_to_best(cases, lambda case: (case.f1 is None, case.f1 or 0.0, -case.num_errors, case.name))
+    rows = []
+    for case in chosen:
+        plain, marked = _case_panels(case, _CASE_PX)
+        counted = (
+            f"F1 {_f1_in_words(case.f1)}: {len(case.true_positives):,} right, {len(case.false_positives):,} wrong, "
+            f"{len(case.false_negatives):,} missed"
+        )
+        rows.append([Panel(plain, case.name), Panel(marked, counted)])
+    has_alike = any(len(case.hard_negatives) for case in chosen)
+    legend = [
+        LegendEntry(name, colour, marker)
+        for name, (marker, colour) in _POINT_STYLE.items()
+        if name != "hard negative" or has_alike
+    ]
+    write_png(compose(rows, title=title, legends=[legend]), path)
+
+
 def draw_contact_sheet(
     windows: Sequence[NDArray[np.uint8]], captions: Sequence[str], path: Path, *, title: str = ""
 ) -> None:
@@ -115,23 +162,16 @@ def draw_points_case(
 
     `hard_negatives` are labelled look-alikes, whether they were mistaken or not. Large images are shrunk.
     """
-    plain = fit_image(image, _PICTURE_PX)
-    points = dict(zip(_POINT_STYLE, (true_positives, false_positives, false_negatives, hard_negatives), strict=True))
-    marked = [
-        Marked(_on_fitted(points[name], image, plain), marker, colour)
-        for name, (marker, colour) in _POINT_STYLE.items()
-    ]
-    size_px = _marker_px(sum(map(len, points.values())), plain)
+    case = PointCase(title, image, true_positives, false_positives, false_negatives, hard_negatives)
     legend = [
-        LegendEntry(f"{name} ({len(points[name]):,})", colour, marker)
-        for name, (marker, colour) in _POINT_STYLE.items()
+        LegendEntry(f"{name} ({len(positions):,})", colour, marker)
+        for (name, (marker, colour)), positions in zip(_POINT_STYLE.items(), case[2:], strict=True)
         if name != "hard negative" or len(hard_negatives)
     ]
-    num_right, num_wrong = len(true_positives), len(false_positives) + len(false_negatives)
-    f1 = f"{2 * num_right / (2 * num_right + num_wrong):.3f}" if num_right + num_wrong else "undefined"
-    panels = [Panel(plain, "image"), Panel(draw_markers(_faded(plain), marked, size_px), "detections and labels")]
+    plain, marked = _case_panels(case, _PICTURE_PX)
+    panels = [Panel(plain, "image"), Panel(marked, "detections and labels")]
     rows = [[panel] for panel in panels] if image.shape[1] > 1.6 * image.shape[0] else [panels]
-    write_png(compose(rows, title=f"{title}: F1 {f1}", legends=[legend]), path)
+    write_png(compose(rows, title=f"{title}: F1 {_f1_in_words(case.f1)}", legends=[legend]), path)
 
 
 def draw_point_patches(
@@ -210,6 +250,21 @@ def draw_point_curves(
     for text in legend.get_texts():
         text.set_parse_math(False)
     write_figure(figure, path)
+
+
+def _case_panels(case: PointCase, longest_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return an image made to fit, and the same faded with its points."""
+    plain = fit_image(case.image, longest_px)
+    points = case[2:]
+    marked = [
+        Marked(_on_fitted(positions, case.image, plain), marker, colour)
+        for (marker, colour), positions in zip(_POINT_STYLE.values(), points, strict=True)
+    ]
+    return plain, draw_markers(_faded(plain), marked, _marker_px(sum(map(len, points)), plain))
+
+
+def _f1_in_words(f1: float | None) -> str:
+    return "undefined" if f1 is None else f"{f1:.3f}"
 
 
 def _draw_levels_of_f1(axes: Axes) -> None:

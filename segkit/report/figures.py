@@ -25,11 +25,11 @@ from segkit.report.colouring import (
     paint,
 )
 from segkit.report.kernels import judge_kernels
+from segkit.report.ranking import worst_to_best
 from segkit.report.sheet import LegendEntry, Panel, add_scale_bar, compose, write_png
 
 _PATCH_PX, _CASE_PX, _OVERLAY_PX, _OVERVIEW_PX, _KERNEL_PX = 288, 400, 760, 1000, 56
 _LINE_PX = 2
-_MAX_CASES = 6
 
 # Okabe and Ito's colours, as in the palette; correct pixels are paler, so that the eye goes to the errors.
 _OUTCOME_STYLE: dict[Outcome, tuple[str, Colour, float]] = {
@@ -103,9 +103,7 @@ def draw_overlay(
 
 def draw_validation(cases: Sequence[Case], classes: Sequence[str], path: Path) -> None:
     """Draw validation images from the worst Dice to the best, one row each; at most six, evenly spread by rank."""
-    ranked = sorted(cases, key=lambda case: (case.dice is None, case.dice or 0.0, case.name))
-    ranks = np.linspace(0, len(ranked) - 1, min(len(ranked), _MAX_CASES)).round()
-    chosen = [ranked[int(rank)] for rank in ranks]
+    chosen, title = worst_to_best(cases, lambda case: (case.dice is None, case.dice or 0.0, case.name))
     rows = []
     for case in chosen:
         plain, true, predicted, errors = _case_panels(case, _CASE_PX)
@@ -113,8 +111,7 @@ def draw_validation(cases: Sequence[Case], classes: Sequence[str], path: Path) -
         scored = Panel(errors.image, f"errors, Dice {_dice_in_words(case.dice)}")
         rows.append([named, true, predicted, scored])
     legends = [_class_legend(classes), _outcome_legend(classes, _has_ignored(chosen))]
-    shown = f"{len(chosen)} of {len(cases)} validation images" if len(chosen) < len(cases) else "validation images"
-    write_png(compose(rows, title=f"{shown}, worst to best".capitalize(), legends=legends), path)
+    write_png(compose(rows, title=title, legends=legends), path)
 
 
 def draw_kernels(weights: NDArray[np.floating], path: Path) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.report.colouring import Colour, brightened, fit_image, fit_labels, label_edges, paint
+from segkit.report.judgement import METRIC_NAMES
+from segkit.report.ranking import worst_to_best
 from segkit.report.sheet import LegendEntry, Panel, compose, write_png
 
 _CASE_PX, _OVERLAY_PX = 480, 1000
-_MAX_CASES = 6
+_AP = METRIC_NAMES["ap"]
 _RIGHT: Colour = (0, 158, 115)
 _INVENTED: Colour = (213, 94, 0)
 _MISSED: Colour = (0, 114, 178)
@@ -32,9 +34,7 @@ class InstanceCase(NamedTuple):
     score: float | None
 
 
-def draw_instances_case(
-    case: InstanceCase, path: Path, *, title: str | None = None, score_name: str = "AP at IoU 0.5"
-) -> None:
+def draw_instances_case(case: InstanceCase, path: Path, *, title: str | None = None, score_name: str = _AP) -> None:
     """Draw an image, its true objects (found or missed) and the predicted ones (right or invented), as outlines.
 
     Large images are shrunk. The numbers of objects stand in the legend, the score in the title.
@@ -45,19 +45,16 @@ def draw_instances_case(
     write_png(compose(rows, title=named, legends=[_legend([case])]), path)
 
 
-def draw_instances_validation(cases: Sequence[InstanceCase], path: Path, *, score_name: str = "AP at IoU 0.5") -> None:
+def draw_instances_validation(cases: Sequence[InstanceCase], path: Path, *, score_name: str = _AP) -> None:
     """Draw images from the worst score to the best, one row each; at most six, evenly spread by rank."""
-    ranked = sorted(cases, key=lambda case: (case.score is None, case.score or 0.0, case.name))
-    ranks = np.linspace(0, len(ranked) - 1, min(len(ranked), _MAX_CASES)).round()
-    chosen = [ranked[int(rank)] for rank in ranks]
+    chosen, title = worst_to_best(cases, lambda case: (case.score is None, case.score or 0.0, case.name))
     rows = []
     for case in chosen:
         plain, true, predicted = _panels(case, _CASE_PX)
         scored = Panel(predicted.image, f"prediction: {score_name} = {_in_words(case.score)}")
         named = Panel(plain.image, case.name + plain.caption.removeprefix("image"))
         rows.append([named, true, scored])
-    shown = f"{len(chosen)} of {len(cases)} validation images" if len(chosen) < len(cases) else "validation images"
-    write_png(compose(rows, title=f"{shown}, worst to best".capitalize(), legends=[_legend(chosen)]), path)
+    write_png(compose(rows, title=title, legends=[_legend(chosen)]), path)
 
 
 def _panels(case: InstanceCase, longest_px: int) -> list[Panel]:

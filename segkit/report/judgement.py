@@ -16,7 +16,7 @@ Row = Mapping[str, float | None]
 
 ENOUGH_EPOCHS = 8
 """Fewer epochs than these are not judged: chance orders so few values too often."""
-METRIC_NAMES = {"dice": "Dice", "f1": "F1", "ap": "AP"}
+METRIC_NAMES = {"dice": "Dice", "v_rand": "V-Rand", "f1": "F1", "ap": "AP at IoU 0.5"}
 
 _SIGNIFICANT, _LIKELY = 0.01, 0.05
 _SMOOTHING_EPOCHS = 5
@@ -26,6 +26,7 @@ _NEVER_FELL = 0.1
 _GAP = 2.0
 _LOSS_NOISE = 0.2
 _SCORE_NOISE = 0.03
+_SCORE_FALL, _SCORE_FALL_SCATTERS = 0.002, 3.0
 
 
 class _Curve(NamedTuple):
@@ -50,6 +51,9 @@ def judge_curves(history: Sequence[Row], *, metric: str = "dice") -> list[str]:
       higher, while the training loss has a trend downwards.
     - *Gap*: no over-fitting, but the validation loss ends at more than twice the training loss, which is measured on
       augmented patches, the harder ones.
+    - *Falling score*: at least 5 epochs follow the score's best one, these have a trend downwards, and the median of
+      the last 3 is below the best by more than 0.002 and by more than 3 times the score's scatter between neighbouring
+      epochs. The losses may well still fall; then the next two rules are not applied.
     - *Still falling* (under-fitting): at the end both losses have a trend downwards, each by more than 3 % and with
       p < 0.05: it is unlikely that chance gives both.
     - *Plateau*: at the end neither loss has a trend, and no score in it beats the best before by its own scatter.
@@ -78,11 +82,14 @@ def judge_curves(history: Sequence[Row], *, metric: str = "dice") -> list[str]:
             f"Not learning: the training loss went from {train.values[0]:.3g} to {train.levels[-1]:.3g} only. Look at "
             "the first training batch, then try another optimiser.learning_rate (segkit find-lr)."
         ]
+    name = METRIC_NAMES.get(metric, metric)
     said = _over_fitting(history, validation) or _gap(train, validation)
-    said += _still_falling(train.since(end), validation.since(end))
-    said += _plateau(train.since(end), validation.since(end), score, end, METRIC_NAMES.get(metric, metric))
-    said += _noise(train.since(end), score.since(end), METRIC_NAMES.get(metric, metric))
-    return said or ["Nothing stands out: no over-fitting, and no clear trend of the losses at the end."]
+    said += _falling_score(score, name) or [
+        *_still_falling(train.since(end), validation.since(end)),
+        *_plateau(train.since(end), validation.since(end), score, end, name),
+    ]
+    said += _noise(train.since(end), score.since(end), name)
+    return said or [f"Nothing stands out: no over-fitting, no falling {name}, no clear trend of the losses at the end."]
 
 
 def over_fitting_since(history: Sequence[Row]) -> float | None:
@@ -116,6 +123,24 @@ def _gap(train: _Curve, validation: _Curve) -> list[str]:
     return [
         f"Gap: the validation loss ends at {ratio:.1f} times the training loss. Training and validation images may "
         "differ in stain, scanner or labelling; otherwise more augmentation helps."
+    ]
+
+
+def _falling_score(score: _Curve, name: str) -> list[str]:
+    if not len(score.values):
+        return []
+    best = int(score.values.argmax())
+    after = _Curve(*(array[best + 1 :] for array in score))
+    if len(after.values) < _SMOOTHING_EPOCHS or _trend(after, enough=_SMOOTHING_EPOCHS) >= 0:
+        return []
+    highest, last = float(score.values[best]), float(np.median(after.values[-3:]))
+    if highest - last <= max(_SCORE_FALL, _SCORE_FALL_SCATTERS * _scatter(score)):
+        return []
+    return [
+        f"Falling score: since epoch {score.epochs[best]:g} the validation {name} has fallen ({highest:.3f} to "
+        f"{last:.3f}), by more than it scatters from epoch to epoch. The model that is kept is that of the best score; "
+        "fewer epochs or patience save time, and more images or augmentation, or a loss that is nearer to the score, "
+        "may help."
     ]
 
 
@@ -165,9 +190,9 @@ def _curve(history: Sequence[Row], column: str) -> _Curve:
     return _Curve(epochs, values, levels)
 
 
-def _trend(curve: _Curve, significant: float = _SIGNIFICANT) -> int:
+def _trend(curve: _Curve, significant: float = _SIGNIFICANT, enough: int = ENOUGH_EPOCHS) -> int:
     """Return 1 for a trend upwards, -1 for one downwards, 0 for none (by a one-sided test on either side)."""
-    if len(curve.values) < ENOUGH_EPOCHS or np.ptp(curve.values) == 0:
+    if len(curve.values) < enough or np.ptp(curve.values) == 0:
         return 0
     tau, p = stats.kendalltau(curve.epochs, curve.values)
     return int(np.sign(tau)) if p < 2 * significant else 0

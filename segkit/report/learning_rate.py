@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from segkit.report.curves import INK, dress, printable, write_figure
 
-_PROPOSED = "#D55E00"
+_PROPOSED, _RAW = "#D55E00", "#bbbbbb"
 
 
 def draw_lr_curve(
@@ -19,7 +19,9 @@ def draw_lr_curve(
     proposal_rate: float | None,
     path: Path,
     *,
-    smoothed: Sequence[float] | None = None,
+    smoothed: Sequence[float] = (),
+    steepest: float | None = None,
+    lowest: float | None = None,
     reason: str = "",
     title: str = "Learning-rate finder",
 ) -> None:
@@ -34,7 +36,10 @@ def draw_lr_curve(
     path
         The PNG to write.
     smoothed
-        What the proposal was read from, drawn as the main line; None: the losses themselves.
+        What the proposal was read from, finite, of the steps before it diverged: the main line. Nothing: the losses
+        are.
+    steepest, lowest
+        Where the smoothed loss falls fastest and where it reaches its lowest level: marked on it.
     reason
         Stands below.
 
@@ -47,18 +52,34 @@ def draw_lr_curve(
     finite = np.isfinite(raw)
     if not finite.any():
         raise ValueError("no loss is finite: there is no curve to draw")
-    line = raw if smoothed is None else np.asarray(smoothed, np.float64)
+    smooth = np.asarray(smoothed, np.float64)
     figure = Figure(figsize=(8, 5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     figure.suptitle(printable(title), parse_math=False, fontsize=12, fontweight="bold", color=INK)
-    if smoothed is not None:
-        axes.plot(x[finite], raw[finite], color="#bbbbbb", linewidth=1, label="each step")
-    drawn = np.isfinite(line)
-    axes.plot(x[drawn], line[drawn], color=INK, linewidth=1.8, label="loss" if smoothed is None else "smoothed")
-    begin, lowest = float(raw[finite][0]), float(np.min(line[drawn], initial=float(raw[finite].min())))
-    fall = max(begin - lowest, 0.05 * abs(begin), 1e-12)
-    axes.set(xscale="log", xlim=(x.min(), x.max()), ylim=(lowest - 0.1 * fall, begin + 0.6 * fall))
+    if len(smooth):
+        axes.plot(x[finite], raw[finite], color=_RAW, linewidth=1, label="loss of each step")
+        axes.plot(x[: len(smooth)], smooth, color=INK, linewidth=1.8, label="smoothed, which decides")
+    else:
+        axes.plot(x[finite], raw[finite], color=INK, linewidth=1.8, label="loss of each step")
+    # Of the steps before it diverged, where that is known.
+    usable = raw[: len(smooth)] if len(smooth) else raw[finite]
+    low, high = float(usable.min()), max(float(usable[0]), *smooth.tolist(), -np.inf)
+    fall = max(high - low, 0.05 * abs(high), 1e-12)
+    axes.set(xscale="log", xlim=(x.min(), x.max()), ylim=(low - 0.1 * fall, high + 0.4 * fall))
+    for rate, marker, name in ((steepest, "v", "falls fastest"), (lowest, "s", "lowest level")):
+        if rate is not None and len(smooth):
+            level = float(np.interp(np.log(rate), np.log(x[: len(smooth)]), smooth))
+            axes.plot(
+                rate,
+                level,
+                marker,
+                color=INK,
+                markersize=9,
+                markeredgecolor="white",
+                zorder=5,
+                label=f"{name}: {rate:.2g}",
+            )
     if proposal_rate is not None:
         axes.axvline(proposal_rate, color=_PROPOSED, linewidth=1.8, label=f"proposal: {proposal_rate:.2g}")
     axes.set_xlabel("learning rate")

@@ -200,8 +200,15 @@ def fit(  # noqa: PLR0912, PLR0915 (one straight loop is easier to follow than o
                     if state.ema is not None:
                         state.ema.update()
                     state.finish_step(loss_value, seconds=time.perf_counter() - started, waited=waited)
-                    best = max(state.scores(), default=None)
-                    told = {"epoch": epoch + 1, "loss": loss_value, "learning_rate": rate, f"best {task.metric}": best}
+                    scores = state.scores()
+                    told = {
+                        "epoch": epoch + 1,
+                        "loss": loss_value,
+                        "learning_rate": rate,
+                        "samples/s": len(state.losses) * batch_size / state.seconds,
+                        task.metric: scores[-1] if scores else None,
+                        f"best {task.metric}": max(scores, default=None),
+                    }
                     on_step(state.step, steps, told)
 
                     stop = group.largest(received_signal())

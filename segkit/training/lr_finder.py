@@ -12,17 +12,25 @@ from numpy.typing import NDArray
 
 MIN_STEPS = 10
 _DIVERGED = 4.0  # times the lowest loss so far: fastai ends its sweep there
-_SMOOTHED_STEPS = 1 / 20  # of all steps: the memory of the average
-_SLOPE_STEPS = 1 / 10  # of all steps: what a slope is measured over
-_CLEAR_FALL = 3.0  # times the standard deviation of the noise: of 100 sweeps of noise alone, 99 have less
+_DIVERGED_STEPS = 1 / 20  # of all steps: the memory of the average that is compared
+_SMOOTHED_STEPS = 1 / 20  # of all steps, at least 1: the standard deviation of the weights around a step
+_AS_LOW = 2.0  # standard errors of a smoothed loss: what is not further above the lowest is as low
+_CLEAR_FALL = 7.0  # of the same: of 100 sweeps of noise alone, 99 have less
 _LEAST_FALL = 0.01  # of the loss at the beginning
 
 
 class Proposal(NamedTuple):
-    """A learning rate and why; `rate` is None where the sweep shows none."""
+    """A learning rate and why.
+
+    `rate`, and the two that it was chosen from (`steepest`, `lowest`), are None where the sweep shows none. `smoothed`
+    is what they were read from: a loss for each usable step, none where there are too few.
+    """
 
     rate: float | None
     reason: str
+    smoothed: Sequence[float] = ()
+    steepest: float | None = None
+    lowest: float | None = None
 
 
 def rate_sweep(low: float, high: float, steps: int) -> list[float]:
@@ -31,14 +39,19 @@ def rate_sweep(low: float, high: float, steps: int) -> list[float]:
 
 
 def find_rate(rates: Sequence[float], losses: Sequence[float]) -> Proposal:
-    """Propose a learning rate: where the loss falls fastest, but at most a tenth of where it is lowest.
+    """Propose a learning rate: where the loss falls fastest, but at most a tenth of where it reaches its lowest level.
 
     Both are rules of thumb of fastai's `lr_find` ("steep" and "minimum"); the smaller one is the careful choice, and
     each guards against what misleads the other: noise that looks steep, and a lowest point that is already the
-    edge to divergence. Losses count until the first that is not finite or until the smoothed loss is 4 times the
-    lowest one before. They are smoothed by an exponential moving average with bias correction (Kingma and Ba 2015) over
-    about 1/20 of the steps, run in both directions, because run in one it lags behind and proposes too much.
-    Slopes are those of the smoothed loss over the logarithm of the rate.
+    edge to divergence. Losses count until the first that is not finite or until an average of the last is 4 times the
+    lowest one before.
+
+    The finished curve is smoothed around each step, with normal weights of a standard deviation of 1/20 of the steps:
+    an average of the steps before, as it can be shown while the sweep runs, lags behind and proposes too much. Slopes
+    are those of straight lines fitted with the same weights (local regression: Cleveland 1979), over the logarithm of
+    the rate. Where a curve stays low over many rates chance decides which is lowest; so the lowest level is reached at
+    the first rate whose smoothed loss is at most two standard errors above the least one, and only what comes before
+    can be steepest.
 
     Parameters
     ----------
@@ -54,51 +67,63 @@ def find_rate(rates: Sequence[float], losses: Sequence[float]) -> Proposal:
     values = np.asarray(losses[:count], np.float64)
     # How far it rises in the end says nothing, and would be carried back by the smoothing.
     values = np.minimum(values, values[: count // 5].max())
-    logs = np.log10(np.asarray(rates[:count], np.float64))
-    smooth = (_average(values, steps) + _average(values[::-1], steps)[::-1]) / 2
-    lowest = int(smooth.argmin())
-    fall, noise = smooth[: lowest + 1].max() - smooth[lowest], (values - smooth)[: lowest + 1].std()
-    if lowest == 0 or fall <= max(_CLEAR_FALL * noise, _LEAST_FALL * abs(smooth[0])):
+    smooth = _smoothed(values, max(1.0, _SMOOTHED_STEPS * steps))
+    least = int(smooth.levels.argmin())
+    error = smooth.errors[least]
+    if smooth.levels[: least + 1].max() - smooth.levels[least] <= max(
+        _CLEAR_FALL * error, _LEAST_FALL * abs(smooth.levels[0])
+    ):
         return Proposal(
-            None, f"the loss does not fall anywhere from {rates[0]:.1e} to {rates[count - 1]:.1e}: sweep other rates"
+            None,
+            f"the loss does not fall anywhere from {rates[0]:.1e} to {rates[count - 1]:.1e}: sweep other rates",
+            smooth.levels.tolist(),
         )
-    reach = max(1, round(_SLOPE_STEPS * steps / 2))
-    first, last = (np.clip(np.arange(lowest + 1) + shift, 0, lowest) for shift in (-reach, reach))
-    slopes = (smooth[last] - smooth[first]) / (logs[last] - logs[first])
-    steepest, tenth = float(rates[int(slopes.argmin())]), float(rates[lowest]) / 10
-    reason = f"the loss falls fastest at {steepest:.1e} and is lowest at {rates[lowest]:.1e}"
-    if lowest == steps - 1:
-        reason += " (the largest rate of the sweep: a larger one may be better)"
-    if steepest <= tenth:
-        return Proposal(steepest, f"{reason}; the former is taken")
-    return Proposal(tenth, f"{reason}; a tenth of the latter is taken")
+    reached = int((smooth.levels <= smooth.levels[least] + _AS_LOW * error).argmax())
+    steepest, lowest = float(rates[int(smooth.slopes[: reached + 1].argmin())]), float(rates[reached])
+    reason = f"the loss falls fastest at {steepest:.1e} and reaches its lowest level at {lowest:.1e}"
+    if least == steps - 1 and reached >= least - _SMOOTHED_STEPS * steps:
+        reason += " (the end of the sweep: a larger rate may be better)"
+    rate = min(steepest, lowest / 10)
+    taken = "the former" if rate == steepest else "a tenth of the latter"
+    return Proposal(rate, f"{reason}; {taken} is taken", smooth.levels.tolist(), steepest, lowest)
+
+
+class _Smooth(NamedTuple):
+    """Of each step, float64 (N,): smoothed loss, its standard error, and the loss's slope per step."""
+
+    levels: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+
+
+def _smoothed(values: NDArray[np.float64], reach: float) -> _Smooth:
+    """Return weighted means around each step and slopes of lines fitted there; fewer steps count near the ends."""
+    steps = np.arange(len(values), dtype=np.float64)
+    distances = steps - steps[:, np.newaxis]
+    weights = np.exp(-0.5 * (distances / reach) ** 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    centred = distances - (weights * distances).sum(axis=1, keepdims=True)
+    # Second differences have sqrt(6) times the noise, and nearly nothing of a curve that is smooth.
+    noise = math.sqrt(float(np.mean(np.diff(values, 2) ** 2)) / 6)
+    return _Smooth(
+        weights @ values,
+        noise * np.sqrt((weights**2).sum(axis=1)),
+        (weights * centred) @ values / (weights * centred**2).sum(axis=1),
+    )
 
 
 def _usable(losses: Sequence[float], steps: int) -> int:
     """Return the number of losses before the sweep diverged."""
     average = lowest = math.inf
-    decay = _decay(steps)
+    decay = math.exp(-1 / max(1.0, _DIVERGED_STEPS * steps))
     total = 0.0
     for number, loss in enumerate(losses):
         if not math.isfinite(loss):
             return number
+        # Corrected for having begun at 0 (Kingma and Ba 2015).
         total = decay * total + (1 - decay) * loss
         average = total / (1 - decay ** (number + 1))
         if average > _DIVERGED * lowest > 0:
             return number
         lowest = min(lowest, average)
     return len(losses)
-
-
-def _average(values: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
-    """Return the moving average that forgets, corrected for having begun at 0."""
-    decay = _decay(steps)
-    averages, total = np.empty_like(values), 0.0
-    for number, value in enumerate(values):
-        total = decay * total + (1 - decay) * value
-        averages[number] = total / (1 - decay ** (number + 1))
-    return averages
-
-
-def _decay(steps: int) -> float:
-    return math.exp(-1 / max(1.0, _SMOOTHED_STEPS * steps))

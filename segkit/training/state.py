@@ -139,8 +139,9 @@ def score_of(row: Row, metric: str) -> float:
 
 
 def by_class(metric: str, validation: Validation) -> dict[str, float | None]:
-    """Return a validation's scores by name: METRIC, and METRIC/CLASS for each class."""
-    return {metric: validation.score, **{f"{metric}/{name}": value for name, value in validation.by_class.items()}}
+    """Return a validation's scores by name: METRIC, METRIC/CLASS for each class, and what stands beside."""
+    of_classes = {f"{metric}/{name}": value for name, value in validation.by_class.items()}
+    return {metric: validation.score, **of_classes, **validation.beside}
 
 
 def epochs_since_best(scores: Sequence[float]) -> int:

@@ -17,7 +17,7 @@ class Trainable(Protocol):
     Attributes
     ----------
     metric
-        What `Validation.score` is: dice, ap or f1.
+        What `Validation.score` is: dice, v_rand, ap or f1.
     spec
         The network's description.
     validation_patches

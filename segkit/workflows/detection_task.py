@@ -1,4 +1,4 @@
-"""What learning from points has in common, whatever the network: rounds of mining, and the worst validation image."""
+"""What learning from points has in common, whatever the network: rounds of mining, and pictures."""
 
 import time
 from abc import ABC, abstractmethod
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.config import length_px
 from segkit.data.mined import Mined
-from segkit.data.sampling import sample_rng
+from segkit.data.sampling import cut_mirrored, sample_rng
 from segkit.evaluation.points import outcomes
+from segkit.geometry import Box
 from segkit.inference.image_detection import ScorePredictor
 from segkit.models.model_file import DetectionSpec
-from segkit.report.detections import draw_points_case
+from segkit.report.detections import PointCase, draw_points_validation
 from segkit.training.mining import mine
 from segkit.training.point_validation import LabelledPoints, PointValidation
 from segkit.training.samples import Batch, Source
@@ -36,6 +37,10 @@ class DetectionTask(NetworkTask[LabelledPoints], ABC):
     def score_predictor(self, network: nn.Module) -> ScorePredictor:
         """Return what scores the pixels of whole images with a network of this task's form."""
 
+    def shown_patches(self) -> Tensor:
+        """Return as many patches as there are for the validation loss: of those some leave their images."""
+        return patches_inside(self._prepared.val, self.input_px, len(self.validation_patches.images))
+
     def round_ends(self) -> Sequence[int]:
         """Return the epochs after which hard negatives are mined, evenly spread, and the last epoch."""
         config = self._prepared.config
@@ -44,24 +49,19 @@ class DetectionTask(NetworkTask[LabelledPoints], ABC):
         return sorted(ends)
 
     def draw_validation(self, validation: Validation, path: Path) -> None:
-        """Draw the validation image with the most errors."""
+        """Draw validation images, worst to best."""
         assert isinstance(validation, PointValidation)
         match_px = length_px(self._detection.match_radius, self._prepared.dataset.mpp)
-        judged = [
-            outcomes(found, one.points, validation.thresholds, match_px)
+        cases = [
+            PointCase(
+                one.name,
+                one.image,
+                *outcomes(found, one.points, validation.thresholds, match_px),
+                one.points.of_class(0),
+            )
             for found, one in zip(validation.detections, self._prepared.val, strict=True)
         ]
-        worst = int(np.argmax([len(one.wrong) + len(one.missed) for one in judged]))
-        shown = self._prepared.val[worst]
-        draw_points_case(
-            shown.image,
-            path,
-            true_positives=judged[worst].right,
-            false_positives=judged[worst].wrong,
-            false_negatives=judged[worst].missed,
-            hard_negatives=shown.points.of_class(0),
-            title=f"{shown.name}: the validation image with the most errors",
-        )
+        draw_points_validation(cases, path)
 
     def mined_in_round(self, run: Path, number: int) -> list[Mined] | None:
         """Return the false positives that are drawn in a round; None in round 0, before anything is mined.
@@ -95,6 +95,26 @@ class DetectionTask(NetworkTask[LabelledPoints], ABC):
             f"{weight / max(found, 1):.2f}, {time.perf_counter() - started:.0f} s"
         )
         return mined
+
+
+def patches_inside(images: Sequence[LabelledPoints], side: int, count: int) -> Tensor:
+    """Return a fixed set of patches, uint8 (count, C, side, side), half of them around points, no point twice.
+
+    They are moved inside their images; those of images that are smaller are mirrored. Where there are fewer points
+    more patches lie anywhere.
+    """
+    rng = sample_rng(0, 0, 0)
+    points = [(number, place) for number, one in enumerate(images) for place in one.points.positions]
+    places = [points[which] for which in rng.permutation(len(points))[: count // 2]]
+    for _ in range(count - len(places)):
+        number = int(rng.integers(len(images)))
+        places.append((number, rng.random(2) * images[number].image.shape[:2]))
+    patches = []
+    for number, place in places:
+        image = images[number].image
+        y, x = (max(0, min(int(at) - side // 2, size - side)) for at, size in zip(place, image.shape[:2], strict=True))
+        patches.append(cut_mirrored(image, Box(y, x, side, side)).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(patches))
 
 
 def fixed_patches(source: Source, side: int, count: int) -> Batch:

@@ -1,5 +1,6 @@
 """A learning rate from a sweep over many."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,11 @@ PICTURE = "learning_rates.png"
 
 @dataclass(frozen=True, kw_only=True)
 class RateResult:
-    """The proposed rate, None where the sweep shows none; why; the curve as picture and table."""
+    """The proposed rate, None where the sweep shows none; why; the curve as picture and table.
+
+    The table has a row for each step: its rate, its loss, and the smoothed loss, which decides (empty where there is
+    none: see `segkit.training.lr_finder.find_rate`).
+    """
 
     rate: float | None
     reason: str
@@ -65,7 +70,19 @@ def find_lr(
         on_step=lambda done, total, loss: on_progress("sweep", done, total, {"loss": loss, "rate": rates[done - 1]}),
     )
     proposal = find_rate(rates, losses)
-    rows = [{"learning_rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=False)]
-    files.write_csv(out / TABLE, rows, ["learning_rate", "loss"])
-    draw_lr_curve(rates[: len(losses)], losses, proposal.rate, out / PICTURE, reason=proposal.reason)
+    rows = [
+        {"learning_rate": rate, "loss": loss, "smoothed_loss": smoothed}
+        for rate, loss, smoothed in itertools.zip_longest(rates[: len(losses)], losses, proposal.smoothed)
+    ]
+    files.write_csv(out / TABLE, rows, ["learning_rate", "loss", "smoothed_loss"])
+    draw_lr_curve(
+        rates[: len(losses)],
+        losses,
+        proposal.rate,
+        out / PICTURE,
+        smoothed=proposal.smoothed,
+        steepest=proposal.steepest,
+        lowest=proposal.lowest,
+        reason=proposal.reason,
+    )
     return RateResult(rate=proposal.rate, reason=proposal.reason, picture=out / PICTURE, table=out / TABLE)

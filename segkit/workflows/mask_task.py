@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkit.data.sampling import PatchSource, cut_mirrored, sample_rng
 from segkit.data.weight_map import unet_weights, weight_scale
 from segkit.errors import ConfigError
+from segkit.evaluation.membrane_images import MembraneRules, membrane_among
 from segkit.geometry import Box
 from segkit.masks import IGNORE
 from segkit.models.model_file import ModelSpec
@@ -34,14 +35,15 @@ FIRST_BATCH_SHOWN = 8
 class MaskTask(NetworkTask[LabelledImage]):
     """See `Task`."""
 
-    metric = "dice"
-
     def __init__(
         self, prepared: Prepared[LabelledImage], *, group: Group, on_progress: OnProgress, on_note: OnNote
     ) -> None:
         config, num_classes = prepared.config, len(prepared.dataset.classes)
         arguments = unet_arguments(prepared, num_classes=num_classes)
         super().__init__(prepared, arguments, group=group, on_progress=on_progress, on_note=on_note)
+        membrane = membrane_among(prepared.dataset.classes) if config.best_by == "v_rand" else None
+        self._membranes = None if membrane is None else MembraneRules(index=membrane)
+        self.metric = "dice" if self._membranes is None else "v_rand"
         assert isinstance(self.network, UNet)
         self.spec = ModelSpec.model_validate(
             {
@@ -79,6 +81,7 @@ class MaskTask(NetworkTask[LabelledImage]):
         return validate_pixels(
             self._prepared.val,
             self.predictor_of(network),
+            membranes=self._membranes,
             group=self._group,
             on_image=self.on_validated,
         )

@@ -13,6 +13,7 @@ from segkit.config import AUTO, Auto, TaskName, TrainConfig, length_px
 from segkit.data.layout import Dataset, shorten
 from segkit.data.presets import resolve_augment, resolve_backend
 from segkit.errors import ConfigError, InputError
+from segkit.evaluation.membrane_images import MEMBRANES, membrane_among
 from segkit.models.inference_form import resolve_precision
 from segkit.models.patch_cnn import CIRESAN_PX, usual_activation, usual_base_channels, usual_depth, usual_norm
 from segkit.models.patch_cnn import FORMS as PATCH_CNN_FORMS
@@ -69,6 +70,11 @@ def resolve_task(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         )
     if network == "patch_cnn" and config.model.encoder != "plain":
         raise ConfigError(f"model.encoder = {config.model.encoder}: is for U-Nets. Take model.network=unet.")
+    if config.best_by == "v_rand" and (task != "semantic" or membrane_among(dataset.classes) is None):
+        raise ConfigError(
+            f"best_by = v_rand: is of masks with two classes, one of them called {', '.join(sorted(MEMBRANES))}. "
+            f"{dataset.root} is used with {annotation} of {', '.join(dataset.classes)}: leave it out."
+        )
     weights, classes = config.loss.class_weights, dataset.classes
     if isinstance(weights, list) and len(weights) != len(classes):
         raise ConfigError(

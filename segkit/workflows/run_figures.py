@@ -59,7 +59,7 @@ class RunFigures:
         self._draw_curves(result.history, stopped_early=result.stopped_early)
         model = load_model(self._run)
         network, spec = model.network, model.spec
-        patches = self._task.validation_patches.images
+        patches = self._task.shown_patches()
         normalise = Normalise(spec.mean, spec.std)
         field = effective_field(network, patches[:FIELD_PATCHES], normalise)
         draw_receptive_field(

@@ -15,7 +15,7 @@ from segkit.inference.network import Predictor
 from segkit.models.initialisation import ZEROS_WARNING, initialise
 from segkit.models.model_file import ModelSpec, PatchCNNArguments, UNetArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
-from segkit.models.receptive_field import tile_grid
+from segkit.models.receptive_field import mixing_norms, tile_grid
 from segkit.models.transfer import (
     PARTS,
     Part,
@@ -63,6 +63,12 @@ class Task(Trainable, Protocol):
     def augment_on_device(self) -> Augment | None:
         """Return what changes batches on the device, None where samples come changed."""
 
+    def shown_patches(self) -> Tensor:
+        """Return patches of validation images for pictures of what the network sees, uint8 (N, C, H, W).
+
+        They lie inside their images, unless these are smaller: what is mirrored is not what an image shows.
+        """
+
     def draw_first_batch(self, samples: Samples, path: Path) -> None:
         """Draw some of the first patches."""
 
@@ -86,6 +92,7 @@ class NetworkTask(Generic[LabelledT]):
     network: UNet | PatchCNN
     trained: nn.Module
     spec: ModelSpec
+    validation_patches: Batch
     num_planes = 1
     """Planes of the targets."""
 
@@ -106,6 +113,9 @@ class NetworkTask(Generic[LabelledT]):
             initialise(self.network, config.model.init, arguments.activation or "relu")
         if config.model.init == "zeros":
             on_note(ZEROS_WARNING)
+        mixing = mixing_norms(self.network) if isinstance(self.network, UNet) else {}
+        if mixing:
+            on_note(mixing_warning(mixing))
         size_px = int(config.patches.size_px)
         self.input_px = (
             input_px(config, tile_grid(self.network, inexact=True)) if isinstance(self.network, UNet) else size_px
@@ -146,6 +156,10 @@ class NetworkTask(Generic[LabelledT]):
         """Return the last epoch: the samples stay the same, unless a task says otherwise."""
         return [self._prepared.config.epochs]
 
+    def shown_patches(self) -> Tensor:
+        """Return the patches of the validation loss, which lie inside the images, unless a task says otherwise."""
+        return self.validation_patches.images
+
     def samples_from(self, source: Source) -> Samples:
         """Return augmented patches of a source."""
         config = self._prepared.config
@@ -158,7 +172,7 @@ class NetworkTask(Generic[LabelledT]):
     def predictor_of(self, network: nn.Module) -> Predictor:
         """Return a U-Net's exact tiles, for whole validation images.
 
-        Norms that mix pixels are no hindrance for training; `predict` asks for --inexact then.
+        Layers that mix pixels are no hindrance for training; `predict` asks for --inexact then (`mixing_warning`).
         """
         assert isinstance(network, UNet)
         compute = self._prepared.config.compute
@@ -197,6 +211,18 @@ class NetworkTask(Generic[LabelledT]):
                 self._say(start_from(self.network, load_model(config.transfer.init_from)))
             taken = set(PARTS) - {"head"}
         return taken
+
+
+def mixing_warning(layers: Mapping[str, nn.Module]) -> str:
+    """Return what to expect of a network with layers that mix all the pixels that they see (`mixing_norms`)."""
+    name, layer = next(iter(layers.items()))
+    return (
+        f"This network is not exact: {len(layers)} of its layers average over all the pixels that they see (the first "
+        f"is `{name}`, {type(layer).__name__}: squeeze-and-excitation has these). What it says of a pixel depends on "
+        "the tile that the pixel lies in, so tiles differ from the whole image, and there may be seams. `segkit "
+        "predict` refuses the model without --inexact, `segkit evaluate` without --set inexact=true. With another "
+        "model.encoder tiles equal the whole."
+    )
 
 
 def unet_arguments(prepared: AnyPrepared, **outputs: int) -> UNetArguments:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 
 from segkit import files
-from segkit.config import TrainConfig, build_config, write_yaml
+from segkit.config import AUTO, TrainConfig, build_config, write_yaml
 from segkit.data.layout import shorten
 from segkit.data.splits import SPLIT_COLUMNS, split_rows
 from segkit.errors import DivergedError, InputError, UsageError
 from segkit.models.model_file import MODEL_NAME, load_model, save_model
-from segkit.report.judgement import judge_curves
+from segkit.report.judgement import METRIC_NAMES, judge_curves
 from segkit.training.best_epochs import average_of_best, restore_best
 from segkit.training.checkpoint import load_newest
 from segkit.training.distributed import Group, open_group, processes_here
@@ -38,7 +37,8 @@ from segkit.workflows.tasks import build_task
 
 CACHE = "cache"
 BOARD = "tensorboard"
-METRIC_NAMES = {"dice": "Dice", "f1": "F1", "ap": "AP"}
+ENDING_SCHEDULES = frozenset({"polynomial", "cosine", "one_cycle"})
+"""Schedules of the learning rate that reach their end with the last epoch."""
 MAY_CHANGE = frozenset({"epochs", "patience", "workers", "data.dir", "data.cache", "compute.device", "tensorboard"})
 """Settings of a resumed run that may be others than those it was begun with."""
 
@@ -47,7 +47,8 @@ MAY_CHANGE = frozenset({"epochs", "patience", "workers", "data.dir", "data.cache
 class TrainResult:
     """What a training left: the run folder, the model (best epoch, counted from 1), its score in validation.
 
-    `metric` is dice or f1, `scores` holds it for each class, `score` is their mean.
+    `metric` is dice, v_rand, ap or f1, `scores` holds it for each class, `score` is their mean. `seconds` is the time
+    of all epochs and their validations, in however many goes they were trained.
     """
 
     run: Path
@@ -123,7 +124,6 @@ def _train(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> TrainResult:
-    started = time.perf_counter()
     if group.is_first:
         files.remove_leftovers(run)
 
@@ -132,9 +132,8 @@ def _train(
             files.append_line(run / "log.txt", f"{runs.now()} {text}")
             on_note(text)
 
-    finished = group.from_first(lambda: _finished_before(run, config) if resume else None)
+    finished = group.from_first(lambda: _finished_before(run, config, note) if resume else None)
     if finished is not None:
-        note(f"{run}: is finished. To train on, give more --epochs than {config.epochs}, or more patience.")
         return finished
     prepared = group.together(
         functools.partial(
@@ -156,8 +155,9 @@ def _train(
     def on_epoch(row: Row, validation: Validation, is_best: bool) -> None:
         note(
             f"epoch {row['epoch']}/{config.epochs}: training loss {row['train_loss']:.4f}, validation loss "
-            f"{row['val_loss']:.4f}, mean {METRIC_NAMES[task.metric]} {validation.score:.4f}"
-            f"{' (best so far)' if is_best else ''}"
+            f"{row['val_loss']:.4f}, validation {METRIC_NAMES[task.metric]} {validation.score:.4f}"
+            f"{' (best so far)' if is_best else ''}; learning rate {row['learning_rate']:.2g}, "
+            f"{row['samples_per_second']:.3g} samples/s, {row['data_wait_share']:.1%} of the time waiting for data"
         )
         history.append(row)
         figures.draw_epoch(history, validation, is_best)
@@ -195,7 +195,8 @@ def _train(
             raise
     result = _averaged(result, task, config, run, group, note)
     _advise(result, config, task.metric, note)
-    seconds = time.perf_counter() - started
+    # Those of the sessions before are in the checkpoints.
+    seconds = sum(row["seconds"] or 0.0 for row in result.history)
 
     def finish() -> None:
         figures.draw_end(result)
@@ -271,14 +272,30 @@ def _advise(result: FitResult, config: TrainConfig, metric: str, note: OnNote) -
         note(advice)
 
 
-def _finished_before(run: Path, config: TrainConfig) -> TrainResult | None:
-    """Return the result of a run that has as many epochs as are wanted, None if there is more to do."""
+def _finished_before(run: Path, config: TrainConfig, note: OnNote) -> TrainResult | None:
+    """Return the result of a run that has as many epochs as are wanted, None if there is more to do.
+
+    Raises
+    ------
+    UsageError
+        The run was begun with other settings.
+    """
     record = runs.read_record(run)
     if record is None or record.get("complete") is not True:
         return None
+    epochs = record.get("epochs", 0)
     stopped_for_good = record.get("stopped_early", False) and 0 < config.patience <= record.get("patience", 0)
-    if record.get("epochs", 0) < config.epochs and not stopped_for_good:
+    if epochs < config.epochs and not stopped_for_good:
         return None
+    begun = build_config(TrainConfig, file=run / runs.CONFIG)
+    # What is left open is as the run has it.
+    given = {key: value for key, value in differences(begun, config).items() if value not in (AUTO, None)}
+    _refuse_others(run, given)
+    if config.data.dir.resolve() != begun.data.dir.resolve():
+        note(
+            f"{run}: was trained on {begun.data.dir}. Whether {config.data.dir} has the same images was not looked at."
+        )
+    note(f"{run}: is finished, with {epochs} epochs. To train on, give more --epochs than that, or more patience.")
     metric = record.get("metric", "dice")  # the first runs had no other
     return TrainResult(
         run=run,
@@ -304,12 +321,7 @@ def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> Ma
     """
     begun = build_config(TrainConfig, file=run / runs.CONFIG)
     changed = differences(begun, prepared.config)
-    refused = [f"{key} = {value}" for key, value in changed.items() if key not in MAY_CHANGE]
-    if refused:
-        raise UsageError(
-            f"{run}: a resumed run goes on with the settings that it was begun with. For others start a new run:",
-            refused,
-        )
+    _refuse_others(run, changed)
     # Whether there is a valid checkpoint is asked here, too: without one the run must stay as it is.
     trained = len(load_newest(run / runs.CHECKPOINTS)[1]["history"])
     if trained > prepared.config.epochs:
@@ -328,9 +340,18 @@ def _require_same_training(run: Path, prepared: AnyPrepared, note: OnNote) -> Ma
         )
     for key, value in changed.items():
         note(f"changed since the run was begun: {key} = {value}")
-    if "epochs" in changed:
+    if "epochs" in changed and prepared.config.optimiser.schedule in ENDING_SCHEDULES:
         note("the learning rate falls over all epochs: the run will differ from one that had as many from the start")
     return changed
+
+
+def _refuse_others(run: Path, changed: Mapping[str, Any]) -> None:
+    refused = [f"{key} = {value}" for key, value in changed.items() if key not in MAY_CHANGE]
+    if refused:
+        raise UsageError(
+            f"{run}: a resumed run goes on with the settings that it was begun with. For others start a new run:",
+            refused,
+        )
 
 
 def _write_record(run: Path, prepared: AnyPrepared, task: Task, result: FitResult, seconds: float) -> None:

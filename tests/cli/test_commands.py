@@ -100,9 +100,9 @@ def test_train_builds_the_configuration_and_shows_what_it_left(stand_in: Callabl
     for words in ("best epoch", "0.8125", "1 min 01 s", "Look at: runs/x/figures/curves.png", "mitosis"):
         assert words in result.stdout
     assert "stage 1/1" in result.stderr
-    assert "mean Dice (validation)" in result.stdout
+    assert "Dice (validation)" in result.stdout
     stand_in(train_module, "train", dataclasses.replace(TRAINED, metric="f1"))
-    assert "mean F1 (validation)" in run("train", "--data", "d").stdout
+    assert "F1 (validation)" in run("train", "--data", "d").stdout
 
 
 def test_resuming_takes_the_configuration_of_the_run(stand_in: Callable[..., StandIn], tmp_path: Path) -> None:

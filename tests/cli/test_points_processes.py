@@ -182,7 +182,7 @@ def test_from_points_to_metrics(start: Start, tmp_path: Path) -> None:
         *("--set", "model.base_channels=4", "--set", "model.depth=1", "--set", "optimiser.learning_rate=0.01"),
     )  # fmt: skip
     assert trained.code == 0, trained.err
-    assert "mean F1 (validation)" in trained.out
+    assert "F1 (validation)" in trained.out
     # `predict` must not take it, though it is the newest and only one.
     refused = run(start, "predict", data / "images", "--mpp", 0.5)
     assert (refused.code, "no finished training of a U-Net" in message_of(refused)) == (3, True)

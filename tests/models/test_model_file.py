@@ -20,6 +20,7 @@ from segkit.models.model_file import (
     load_model,
     save_model,
 )
+from segkit.models.model_list import write_model_list
 from segkit.models.patch_cnn import FORMS, PatchCNN, usual_base_channels, usual_depth
 from segkit.models.unet import UNet
 
@@ -84,6 +85,12 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model there"):
+        load_model(tmp_path)
+
+
+def test_a_folder_of_several_models_names_them_and_what_takes_all(tmp_path: Path) -> None:
+    write_model_list(tmp_path, [tmp_path / "fold-1" / "model.safetensors", tmp_path / "fold-2" / "model.safetensors"])
+    with pytest.raises(ModelError, match=r"holds several models.*`predict`.*fold-1.*, .*fold-2"):
         load_model(tmp_path)
 
 

@@ -193,6 +193,38 @@ def test_a_case_without_points_has_no_f1_and_names_no_hard_negatives(tmp_path, c
     assert [entry.label for entry in options["legends"][0]][-1] == "false negative (0)"
 
 
+def points_case(name, right, wrong, missed, shade=150):
+    places = [np.full((number, 2), 40.0 + number) for number in (right, wrong, missed, 0)]
+    return pictures.PointCase(name, np.full((100, 100, 3), shade, np.uint8), *places)
+
+
+def test_validation_goes_from_the_worst_f1_to_the_best_whatever_the_number_of_errors(tmp_path, composed):
+    cases = [
+        points_case("many", 90, 20, 11),  # the most errors, and not the worst
+        points_case("nothing", 0, 0, 0),
+        points_case("worst", 1, 3, 3),
+        points_case("none right, few", 0, 1, 0),
+        points_case("none right, more", 0, 2, 3),
+        points_case("perfect", 2, 0, 0),
+    ]
+    pictures.draw_points_validation(cases, tmp_path / "v.png")
+    ((rows, options),) = composed
+    names = ["none right, more", "none right, few", "worst", "many", "perfect", "nothing"]
+    assert [row[0].caption for row in rows] == names
+    assert rows[3][1].caption == "F1 0.853: 90 right, 20 wrong, 11 missed"
+    assert rows[5][1].caption.startswith("F1 undefined")
+    assert options["title"] == "Validation images, worst to best"
+    assert [entry.label for entry in options["legends"][0]] == ["true positive", "false positive", "false negative"]
+
+
+def test_of_many_validation_images_six_are_shown_the_extremes_among_them(tmp_path, composed):
+    cases = [points_case(f"image{number}", number, 20 - number, 0) for number in range(20)]
+    pictures.draw_points_validation(cases, tmp_path / "v.png")
+    ((rows, options),) = composed
+    assert [row[0].caption for row in rows] == ["image0", "image4", "image8", "image11", "image15", "image19"]
+    assert options["title"] == "6 of 20 validation images, worst to best"
+
+
 @pytest.mark.parametrize("side", [33, 64, 101, 300])
 def test_the_contact_sheet_leaves_the_middle_of_windows_as_it_is(tmp_path, composed, side):
     windows = [noise(side, side)] * 11

@@ -7,6 +7,9 @@ from PIL import Image
 from segkit.report import instances
 from segkit.report.colouring import brightened, fit_labels, label_edges
 from segkit.report.instances import InstanceCase, draw_instances_case, draw_instances_validation
+from segkit.report.judgement import METRIC_NAMES
+from segkit.report.sheet import compose
+from segkit.training.instance_validation import IOU
 
 GREEN, ORANGE, BLUE = (0, 158, 115), (213, 94, 0), (0, 114, 178)
 
@@ -61,6 +64,18 @@ def test_objects_that_touch_are_told_apart_and_ids_of_any_size_are_kept():
     assert not lines[15, 15]
     assert set(np.unique(fit_labels(truth, 240))) == {0, 255, 256, 70000}
     assert set(np.unique(fit_labels(truth, 30))) == {0, 255, 256, 70000}
+
+
+def test_curve_log_and_pictures_name_the_score_alike(tmp_path, monkeypatch):
+    assert METRIC_NAMES["ap"] == f"AP at IoU {IOU:g}"  # what `val_ap` is: see `validate_instances`
+    captions = []
+    monkeypatch.setattr(
+        instances,
+        "compose",
+        lambda rows, **named: captions.extend(row[2].caption for row in rows) or compose(rows, **named),
+    )
+    draw_instances_validation([case()], tmp_path / "v.png")
+    assert captions == ["prediction: AP at IoU 0.5 = 0.500"]
 
 
 def test_validation_goes_from_worst_to_best_and_shows_six(tmp_path):

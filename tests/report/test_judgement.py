@@ -90,6 +90,62 @@ def test_over_fitting_names_where_it_begins():
     assert f"since epoch {over_fitting_since(rows):g}" in judge_curves(rows)[0]
 
 
+def of_scores(scores, metric="dice"):
+    """Return rows with these scores, and losses that have fallen and are level."""
+    return [
+        {"epoch": number, "train_loss": 0.3 + 0.7 * 0.5**number, "val_loss": 0.35 + 0.7 * 0.5**number,
+         f"val_{metric}": score}
+        for number, score in enumerate(scores, start=1)
+    ]  # fmt: skip
+
+
+MEMBRANES = [0.9462, 0.9483, 0.9508, 0.9514, 0.9516, 0.9519, 0.9526, 0.9524, 0.9518, 0.9507, 0.9500, 0.9481]
+NUCLEI = [0.8107, 0.8464, 0.8559, 0.8647, 0.8803, 0.8894, 0.8917, 0.8975]
+
+
+def test_a_score_that_falls_while_the_losses_do_not_rise_is_named():
+    said = judge_curves(of_scores(MEMBRANES))
+    assert said[0].startswith("Falling score: since epoch 7 the validation Dice has fallen (0.953 to 0.950)")
+    assert over_fitting_since(of_scores(MEMBRANES)) is None
+    assert not any(sentence.startswith(("Plateau", "Still falling", "Nothing")) for sentence in said)
+    assert "the validation AP at IoU 0.5 has fallen" in judge_curves(of_scores(MEMBRANES, "ap"), metric="ap")[0]
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        NUCLEI,  # rises to the end
+        MEMBRANES[:10],  # three epochs only after the best
+        [0.9 + (score - 0.9) / 50 for score in MEMBRANES],  # by less than matters
+        [0.5, 0.7, 0.8, 0.85, 0.9, 0.86, 0.88, 0.87, 0.88, 0.87, 0.88, 0.87],  # one lucky epoch, level since
+        [0.8] * 12,
+    ],
+)
+def test_a_score_that_does_not_fall_is_not_said_to(scores):
+    assert not any(sentence.startswith("Falling score") for sentence in judge_curves(of_scores(scores)))
+
+
+def test_noise_around_a_level_is_hardly_ever_called_a_falling_score():
+    said = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        num = int(rng.integers(10, 80))
+        scores = 0.9 - 0.5 * np.exp(-np.arange(num) / 3) + rng.normal(0, rng.choice([0.001, 0.01, 0.05]), num)
+        said += any(sentence.startswith("Falling score") for sentence in judge_curves(of_scores(scores.tolist())))
+    assert said <= 2
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+def test_a_steady_fall_is_called_one_through_noise(noise):
+    named = 0
+    for seed in range(20):
+        epoch = np.arange(40)
+        scores = 0.9 - 0.4 * np.exp(-epoch / 4) - 0.0015 * np.maximum(epoch - 15, 0)
+        scores = scores + np.random.default_rng(seed).normal(0, noise, 40)
+        named += any(sentence.startswith("Falling score") for sentence in judge_curves(of_scores(scores.tolist())))
+    assert named == 20
+
+
 @pytest.mark.parametrize("num", [0, 1, ENOUGH_EPOCHS - 1])
 def test_few_epochs_are_not_judged(num):
     assert judge_curves(history("flat", num)) == [f"Too few epochs to judge the curves: {num} of at least 8."]

@@ -247,7 +247,7 @@ def rows_of(scores):
 def test_learning_curves_mark_the_best_epoch_and_leave_gaps():
     loss, score = standard_charts.learning_charts(rows_of([0.1, 0.6, None, 0.6, 0.5]), "dice")
     assert score.title == "Dice on the validation images"
-    assert loss.verticals == score.verticals == ((2.0, "best: epoch 2, Dice 0.600"),)
+    assert loss.verticals == score.verticals == ((2.0, "best: epoch 2, Dice = 0.600"),)
     assert [(mark.x, mark.y) for mark in score.marks] == [(2.0, 0.6)]
     assert np.isnan(score.lines[0].y).tolist() == [False, False, True, False, False]
     assert [line.name for line in loss.lines] == ["training", "validation"]

@@ -93,13 +93,30 @@ def test_the_curve_of_rates_survives_a_loss_that_explodes(tmp_path, ends):
     losses = np.where(rates < 1e-2, 0.7 - 0.05 * np.log10(rates / 1e-6), 0.5)
     losses[-5:] = ends
     for name, proposal in (("with.png", 1e-3), ("without.png", None)):
-        draw_lr_curve(rates, losses, proposal, tmp_path / name, smoothed=losses, reason="$odd_{ reason")
+        draw_lr_curve(rates, losses, proposal, tmp_path / name, smoothed=losses[:-5], reason="$odd_{ reason")
     columns = where(read(tmp_path / "with.png")[100:400], ORANGE)[:, 1]
     axis = 75, 932  # from 1e-6 to 1
     assert np.median(columns) == pytest.approx((axis[0] + axis[1]) / 2, abs=15)
     assert not len(where(read(tmp_path / "without.png"), ORANGE))
     dark = where(read(tmp_path / "with.png")[60:480, 80:930], INK)
     assert np.ptp(dark[:, 0]) > 150  # the fall fills the picture, whatever comes after it
+
+
+def test_what_decides_is_marked_on_the_smoothed_curve(tmp_path):
+    rates = np.geomspace(1e-6, 1, 61)
+    smooth = np.linspace(1, 0.2, 61)
+    raw = smooth + np.random.default_rng(0).normal(0, 0.1, 61)
+    marks = {"steepest": 1e-3, "lowest": 1e-1}
+    for name, marked in {"plain": {}, **{one: {one: rate} for one, rate in marks.items()}}.items():
+        draw_lr_curve(rates, raw, None, tmp_path / f"{name}.png", smoothed=smooth[:58], **marked)
+    plain = read(tmp_path / "plain.png")
+    for name, rate in marks.items():
+        # Within the axes, without the legend.
+        changed = np.argwhere((read(tmp_path / f"{name}.png")[150:480, :] != plain[150:480, :]).any(axis=2))
+        middle = changed.mean(axis=0)[1]
+        assert middle == pytest.approx(75 + (932 - 75) * (np.log10(rate) + 6) / 6, abs=8)
+    grey = where(read(tmp_path / "plain.png")[60:480, 80:930], (187, 187, 187))
+    assert len(grey) > 200
 
 
 def test_a_curve_without_a_finite_loss_cannot_be_drawn(tmp_path):

@@ -1,9 +1,11 @@
 """The loop itself: it learns, it keeps the best epoch, it stops before it uses numbers that are not finite."""
 
+import contextlib
 import csv
 import math
 import multiprocessing
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from torch import Tensor, nn
 from segkit.errors import DivergedError
 from segkit.models.model_file import DetectionSpec, ModelSpec, PatchCNNArguments, build_network, load_model
 from segkit.models.patch_cnn import PatchCNN
+from segkit.training import fit as fit_module
 from segkit.training.checkpoint import load_newest
 from segkit.training.diverged import load_batch
-from segkit.training.gradients import Normalise
+from segkit.training.gradients import Gradients, Normalise
 from segkit.training.losses import cross_entropy, dice_cross_entropy
+from segkit.training.samples import Batch, open_batches
 from segkit.training.validation import Validation
 from tests.tiny import LEARNED
 from tests.training.fields import ARGUMENTS, SPEC, FieldTask, Training, build_seeded, equal, field_samples
@@ -53,6 +57,46 @@ def test_steps_and_epochs_are_told_and_written_down(training: Training) -> None:
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8")]
     assert [float(row["val_dice"]) for row in rows] == [validation.score for _, validation, _ in training.epochs]
     assert load_newest(training.run / "checkpoints")[1]["history"] == result.history
+
+
+def test_speed_and_the_share_of_waiting_are_those_of_the_clock(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch takes 3 s to come and 1 s to be learned from: nothing else of the loop asks the clock in between."""
+    now = 0.0
+
+    def perf_counter() -> float:
+        return now
+
+    class Slow:
+        def __init__(self, batches: Iterator[Batch]) -> None:
+            self._batches = batches
+
+        def __next__(self) -> Batch:
+            nonlocal now
+            now += 3
+            return next(self._batches)
+
+    @contextlib.contextmanager
+    def slow_batches(*arguments: Any, **settings: Any) -> Iterator[Slow]:
+        with open_batches(*arguments, **settings) as batches:
+            yield Slow(batches)
+
+    backward = Gradients.backward
+
+    def slow_backward(self: Gradients, *arguments: Any) -> Tensor:
+        nonlocal now
+        now += 1
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(time, "perf_counter", perf_counter)
+    monkeypatch.setattr(fit_module, "open_batches", slow_batches)
+    monkeypatch.setattr(Gradients, "backward", slow_backward)
+    result = training.start()
+    assert [row["data_wait_share"] for row in result.history] == [0.75, 0.75]
+    speed = 4 / 4  # patches in a batch, seconds
+    assert [row["samples_per_second"] for row in result.history] == [speed, speed]
+    assert [info["samples/s"] for _, _, info in training.steps] == [speed] * 8
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.3, 0.6, 0.5, 0.6], 2), ([0.0, 0.0], 1), ([0.1, 0.2, 0.3], 3)])

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,21 @@ def test_a_rate_within_the_sweep_is_proposed_with_curve_and_table(found: RateRes
     with open_slide(found.picture) as picture:
         assert min(picture.height, picture.width) > 100
     assert {path.name for path in found.table.parent.iterdir()} == LEFT
+
+
+def test_what_decides_is_drawn_and_written_down(
+    config: TrainConfig, found: RateResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr("segkit.workflows.find_lr.draw_lr_curve", lambda *given, **named: drawn.append(named))
+    result = find_lr(config, tmp_path / "out", low=1e-5, high=10.0, steps=80)
+    assert result.reason == found.reason
+    ((smoothed, steepest, lowest),) = [(one["smoothed"], one["steepest"], one["lowest"]) for one in drawn]
+    assert f"falls fastest at {steepest:.1e} and reaches its lowest level at {lowest:.1e}" in result.reason
+    with result.table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["smoothed_loss"] for row in rows if row["smoothed_loss"]] == [str(value) for value in smoothed]
+    assert len(smoothed) >= 10
 
 
 def test_the_same_sweep_again_is_the_same(config: TrainConfig, found: RateResult, tmp_path: Path) -> None:

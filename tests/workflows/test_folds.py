@@ -124,6 +124,17 @@ def test_another_number_of_folds_or_other_settings_are_refused(tiny_data: Path, 
         train_folds(tiny_config(tiny_data, "epochs=1", "seed=1"), 2, out=folder)
 
 
+def test_so_are_they_where_all_folds_are_finished(tiny_data: Path, folds: FoldsResult) -> None:
+    before = contents(folds.run)
+    with pytest.raises(UsageError, match="settings that it was begun with") as caught:
+        train_folds(tiny_config(tiny_data, "epochs=2"), FOLDS + 1, out=folds.run)
+    assert caught.value.problems == [f"data.folds = {FOLDS + 1}"]
+    with pytest.raises(UsageError, match="settings that it was begun with") as caught:
+        train_folds(tiny_config(tiny_data, "epochs=2", "seed=1"), FOLDS, out=folds.run)
+    assert caught.value.problems == ["seed = 1"]
+    assert contents(folds.run) == before
+
+
 def test_more_folds_than_images_are_refused(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", splits=("train", "val", "test"), num_images=3)
     with pytest.raises(InputError, match=r"3 folds need as many images .* there are 2"):

@@ -10,14 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from segkit.data.sampling import sample_rng
-from segkit.models.model_file import DetectionSpec
+from segkit.models.model_file import DetectionSpec, save_model
 from segkit.models.unet import UNet
+from segkit.points import Points
 from segkit.training.distributed import ALONE
+from segkit.training.fit import FitResult
 from segkit.training.point_validation import LabelledPoints, PointValidation
+from segkit.workflows import run_figures
 from segkit.workflows.callbacks import quiet_note, quiet_progress
+from segkit.workflows.detection_task import patches_inside
 from segkit.workflows.heat_task import HeatTask, heat_source, summits
 from segkit.workflows.mined_table import mined_path
 from segkit.workflows.prepare import Prepared, prepare
+from segkit.workflows.run_figures import RunFigures
 from tests.tiny import make_point_data, tiny_point_config
 
 CLASSES = ("cell", "grey")
@@ -122,6 +127,41 @@ def test_the_description_is_that_of_a_unet_for_points(prepared: Prepared[Labelle
     with torch.inference_mode():
         heat = torch.sigmoid(task.network.eval()(images[:4] / 255.0 - 0.5))
     assert heat.mean() < 0.2
+
+
+def test_patches_for_pictures_lie_inside_the_images(tmp_path: Path) -> None:
+    """Each pixel of an image has a colour of its own: what is mirrored would have colours twice."""
+    rows, columns = np.mgrid[:72, :80].astype(np.uint8)
+    image = np.stack([rows, columns, 0 * rows], axis=-1)
+    at_the_borders = Points(np.array([[1.0, 1.0], [71.0, 79.0], [36.0, 79.5]]), np.ones(3, np.int64))
+    nothing = Points(np.empty((0, 2)), np.empty(0, np.int64))
+    images = [LabelledPoints("a", image, at_the_borders), LabelledPoints("b", image + 100, nothing)]
+    patches = patches_inside(images, 48, 40).numpy()
+    assert patches.shape == (40, 3, 48, 48)
+    for patch in patches:
+        assert np.array_equal(np.diff(patch[0].astype(int), axis=0), np.ones((47, 48)))
+        assert np.array_equal(np.diff(patch[1].astype(int), axis=1), np.ones((48, 47)))
+    assert {0, 100} <= {patch[2].max() for patch in patches}
+    # First those around points, each once.
+    corners = [(int(patch[0].min()), int(patch[1].min())) for patch in patches[:3]]
+    assert sorted(corners) == [(0, 0), (12, 32), (24, 32)]
+    assert np.array_equal(patches, patches_inside(images, 48, 40).numpy())
+    assert patches_inside(images, 100, 2).shape == (2, 3, 100, 100)  # smaller images are mirrored
+
+
+def test_pictures_of_a_run_are_drawn_on_these(
+    prepared: Prepared[LabelledPoints], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(prepared)
+    save_model(tmp_path / "model.safetensors", task.network, task.spec)
+    seen: list[NDArray[np.uint8]] = []
+    monkeypatch.setattr(run_figures, "draw_receptive_field", lambda patch, *_, **__: seen.append(patch))
+    RunFigures(tmp_path, task).draw_end(
+        FitResult(history=[{"epoch": 1.0}], best_epoch=1, score=0.0, by_class={}, stopped_early=False)
+    )
+    inside = patches_inside(prepared.val, task.input_px, 16).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(seen[0], inside[0])
+    assert not np.array_equal(inside[0], task.validation_patches.images[0].permute(1, 2, 0).numpy())
 
 
 def test_points_and_look_alikes_are_drawn_as_often_as_asked(prepared: Prepared[LabelledPoints]) -> None:

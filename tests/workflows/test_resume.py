@@ -1,5 +1,6 @@
 """A run that was stopped and resumed equals one that was not, bit for bit; nothing else passes for resuming."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +155,50 @@ def test_a_finished_run_is_left_as_it_is(stopped: Path) -> None:
     assert contents(stopped) == before
     assert (again.score, again.best_epoch, again.scores) == (result.score, result.best_epoch, result.scores)
     assert again.figures == result.figures
-    assert any("is finished" in note and "--epochs than 3" in note for note in notes)
+    assert any("is finished, with 3 epochs" in note for note in notes)
+
+
+@pytest.mark.parametrize("setting", ["model.base_channels=2", "patches.batch=3", "seed=5"])
+def test_a_finished_run_is_none_of_other_settings(stopped: Path, setting: str) -> None:
+    resume_run(stopped)
+    before = contents(stopped)
+    with pytest.raises(UsageError, match="settings that it was begun with") as caught:
+        resume_run(stopped, setting)
+    assert caught.value.problems == [setting.replace("=", " = ")]
+    assert contents(stopped) == before
+
+
+def test_fewer_epochs_than_a_finished_run_has_are_told_with_its_own_number(stopped: Path) -> None:
+    resume_run(stopped)
+    notes: list[str] = []
+    resume_run(stopped, "epochs=2", notes=notes)
+    assert [note for note in notes if "is finished, with 3 epochs" in note]
+
+
+def test_a_finished_run_says_that_it_has_not_looked_at_another_folder(stopped: Path, tmp_path: Path) -> None:
+    resume_run(stopped)
+    moved = make_data(tmp_path / "elsewhere", splits=SPLITS)
+    notes: list[str] = []
+    resume_run(stopped, f"data.dir={moved}", notes=notes)
+    assert [note for note in notes if "was trained on" in note and str(moved) in note]
+    assert [note for note in notes if "is finished" in note]
+
+
+def test_the_time_of_a_run_is_that_of_all_its_sessions(stopped: Path) -> None:
+    result = resume_run(stopped)
+    whole = sum(row["seconds"] for row in history_of(stopped))
+    assert result.seconds == pytest.approx(whole)
+    longer = resume_run(stopped, "epochs=4")
+    assert longer.seconds == pytest.approx(whole + history_of(stopped)[-1]["seconds"])
+    assert json.loads((stopped / "run.json").read_text())["seconds"] == pytest.approx(longer.seconds, abs=0.06)
+
+
+def test_only_schedules_that_end_with_the_training_change_with_its_length(tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(tiny_data, "epochs=1", "optimiser.schedule=constant"), out=run)
+    notes: list[str] = []
+    resume_run(run, "epochs=2", notes=notes)
+    assert not [note for note in notes if "learning rate falls" in note]
 
 
 def test_more_epochs_train_on_are_written_down_and_explained(stopped: Path) -> None:

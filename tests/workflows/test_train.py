@@ -121,7 +121,7 @@ def test_every_automatic_value_is_computed_and_told(tiny_data: Path, tmp_path: P
     # The data folder names classes, and dataset.yaml can say more than a list of names. Masks have no points.
     left = {key for key, value in flat(resolved.model_dump()) if value == "auto"}
     points = {f"points.{name}_radius" for name in ("match", "positive", "near")}
-    assert left == {"data.classes", "data.hard_negatives", "data.cache"} | points
+    assert left == {"data.classes", "data.hard_negatives", "data.cache", "best_by"} | points
     assert resolved.patches.size_px == 64
     log = (tmp_path / "run" / "log.txt").read_text()
     assert all(note in log for note in notes)

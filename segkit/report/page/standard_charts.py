@@ -227,7 +227,7 @@ def learning_charts(rows: Sequence[Row], metric: str) -> tuple[LineChart, ...]:
     known = np.flatnonzero(np.isfinite(score) & np.isfinite(epochs))
     best = int(known[score[known].argmax()]) if len(known) else None
     verticals = (
-        () if best is None else ((float(epochs[best]), f"best: epoch {epochs[best]:g}, {name} {score[best]:.3f}"),)
+        () if best is None else ((float(epochs[best]), f"best: epoch {epochs[best]:g}, {name} = {score[best]:.3f}"),)
     )
     since = over_fitting_since(rows)
     has_dots = len(rows) <= MAX_DOTS
