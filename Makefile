@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 	$(candidate) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(candidate)")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-image rehearsal bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching reference results gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
+.PHONY: help setup demo test check check-image rehearsal bench-reading bench-predict bench-window bench-startup bench-peers bench-kills bench-memory bench-workers bench-objects bench-training bench-training-kills bench-good-practice bench-object-matching bench-evaluation reference results gpu real-isbi2012 real-dsb2018 real-glioma real-crc real-crc-unet real-amibr clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 21
@@ -106,6 +106,9 @@ bench-startup: setup  ## wall time of segkit --help
 
 bench-object-matching: setup  ## match 100,000 objects with as many, block by block
 	$(BIN)/python benchmarks/object_matching.py
+
+bench-evaluation: setup  ## pixels a second, bootstrap, and the page of 500 images
+	$(BIN)/python benchmarks/evaluation.py
 
 reference: setup  ## compare metrics with reference implementations (installed into a folder of their own)
 	$(BIN)/python -m pip install --quiet --target .reference --no-deps --constraint constraints.txt $(REFERENCES)

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import reference_classes
 import reference_objects
 import reference_pixels
 import reference_points
@@ -27,7 +28,7 @@ def main() -> int:
     print("| metric | reference | cases | equal | undefined | largest difference | |")
     print("|---|---|---:|---:|---:|---:|---|")
     unexplained = 0
-    for module in (reference_pixels, reference_objects, reference_points):
+    for module in (reference_classes, reference_pixels, reference_objects, reference_points):
         for row in module.compare(arguments.random, arguments.seed, arguments.data):
             unexplained += not row.holds
             mark = "" if row.holds else "**unexplained** "

@@ -8,7 +8,7 @@ noise.
 import importlib.util
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +24,10 @@ from segkit.evaluation import calibration, pixels, surfaces
 from segkit.evaluation.membranes import thinned_scores
 from segkit.evaluation.partitions import adapted_rand, contingency, information, v_rand
 from segkit.evaluation.surfaces import SurfaceTally, surface_metrics, tally_surfaces
-from segkit.masks import IGNORE
 from segkit.models.torchvision_door import torchvision_models
 
 Pairs = list[tuple[float | None, float | None]]
 
-NUM_CLASSES = 4
 REAL = {"isbi2012_em": ("masks", 24), "dsb2018": ("labels", 190)}  # data sets, and how many images, evenly
 QUEUE_PX = 256  # side of what the queue, which is slow, floods of a real image
 SINGLE_PX = 64  # side of what is added up in float32
@@ -65,7 +63,7 @@ class Case(NamedTuple):
 def compare(num_random: int, seed: int, data: Path | None) -> list[Agreement]:
     """Return a row for each metric, reference and kind of cases; `data` holds the real data sets, if there are any."""
     kinds = {"random": list(random_cases(num_random, seed)), "real": list(real_cases(data, seed))}
-    rows = [*by_torchmetrics_classes(num_random, seed)]
+    rows: list[Agreement] = []
     for kind, cases in kinds.items():
         if cases:
             for comparison in (by_monai, by_medpy, by_deepmind, by_scikit_image, by_torchmetrics, by_definition):
@@ -224,39 +222,6 @@ def by_scikit_image(cases: Sequence[Case], kind: str) -> list[Agreement]:
         ),
         *(agreement(name, f"scikit-image, {kind}", pairs) for name, pairs in bits.items()),
     ]
-
-
-def by_torchmetrics_classes(number: int, seed: int) -> list[Agreement]:
-    reference = "torchmetrics, random masks of 4 classes"
-    if not is_installed("torchmetrics"):
-        return [missing("Dice, IoU, precision, recall, specificity", reference)]
-    import torch
-
-    torchvision_models()  # torchmetrics imports it, and not every build of it loads by itself
-    from torchmetrics.functional import classification as theirs
-
-    metrics: dict[str, Callable[..., Any]] = {
-        "dice": theirs.multiclass_f1_score,
-        "iou": theirs.multiclass_jaccard_index,
-        "precision": theirs.multiclass_precision,
-        "recall": theirs.multiclass_recall,
-        "specificity": theirs.multiclass_specificity,
-    }
-    rng = np.random.default_rng(seed)
-    rows: dict[str, Pairs] = {name: [] for name in metrics}
-    for _ in range(number):
-        shape = tuple(rng.integers(1, 60, 2))
-        present = rng.integers(1, NUM_CLASSES + 1)
-        prediction, truth = rng.integers(0, present, (2, *shape), dtype=np.uint8)
-        truth = np.where(rng.random(shape) < 0.5, prediction, truth)
-        truth[rng.random(shape) < 0.1] = IGNORE
-        table = pixels.confusion(prediction, truth, NUM_CLASSES)
-        both = [torch.from_numpy(mask.ravel().astype(np.int64)) for mask in (prediction, truth)]
-        for name, metric in metrics.items():
-            own = pixels.CLASS_METRICS[name](table)
-            values = metric(*both, num_classes=NUM_CLASSES, average="none", ignore_index=IGNORE)
-            rows[name] += zip(own.tolist(), values.tolist(), strict=True)
-    return [agreement(name, reference, pairs, tolerance=1e-6, note=ZERO) for name, pairs in rows.items()]
 
 
 def by_torchmetrics(cases: Sequence[Case], kind: str) -> list[Agreement]:

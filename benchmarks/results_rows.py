@@ -68,6 +68,7 @@ POINTS = (
             ("average precision", AP),
         )
     ),
+    Metric("F1, mean over images", ("foreground_mean", "f1"), ("f1",)),
     Metric(
         "FROC, mean sensitivity at 1/4 to 8 false positives per image",
         ("classes", 0, "froc_per_image"),

@@ -36,7 +36,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("readme")
     (place / "configs").symlink_to(ROOT / "configs")
     crop_sample(place / "sample_data")
-    crop_sample(place / "my_labels", annotation="points")
+    crop_sample(place / "my_labels", annotation="points", only="field_01")
+    with (place / "my_labels" / "points.csv").open("a") as table:
+        table.write("field_01,20,30,mitotic_figure\n")
     for name in ("isbi2012_em", "glioma_nuclei", "crc_nuclei", "amibr_mitosis", "dsb2018"):
         crop_sample(place / name, names={"field_01": "img31"}, annotation=None, grey=name in GREY)
     tissue = read(next((place / "sample_data" / "images").glob("field_01.*")))
@@ -53,7 +55,12 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 def crop_sample(
-    folder: Path, *, names: dict[str, str] | None = None, annotation: str | None = "", grey: bool = False
+    folder: Path,
+    *,
+    names: dict[str, str] | None = None,
+    annotation: str | None = "",
+    grey: bool = False,
+    only: str | None = None,
 ) -> None:
     """Copy the sample data's images, cut to a corner, with the annotations that a stand-in needs."""
     source = ROOT / "sample_data"
@@ -61,6 +68,8 @@ def crop_sample(
     for kind in ("images", "masks", "labels"):
         (folder / kind).mkdir(parents=True)
         for path in sorted((source / kind).iterdir()):
+            if only not in (None, path.stem):
+                continue
             pixels = read(path)[:SIDE, :SIDE]
             if kind == "masks" and annotation is None:
                 pixels = (pixels > 0).astype(np.uint8)
@@ -74,6 +83,8 @@ def crop_sample(
             writer = csv.DictWriter(handle, list(rows[0]))
             writer.writeheader()
             for row in rows:
+                if only not in (None, row["image"]):
+                    continue
                 if "x" not in row or max(float(row["x"]), float(row["y"])) < SIDE:
                     writer.writerow({**row, "image": names.get(row["image"], row["image"])})
     if annotation is None:

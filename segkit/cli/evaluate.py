@@ -25,6 +25,7 @@ EPILOG = (
 FEW_UNITS = 6
 METRICS = ("dice", "iou", "precision", "recall")
 OBJECT_METRICS = {"average_precision": "AP", "f1": "F1", "precision": "precision", "recall": "recall"}
+CLASS_METRICS = {"average_precision": "AP", "f1": "F1", "panoptic_quality": "PQ"}
 POINT_METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "average_precision": "AP"}
 
 
@@ -71,7 +72,8 @@ def run(
     if as_json:
         from segkit.evaluation import reports
 
-        print_json({"folder": result.folder, "figures": result.figures, **reports.as_json(result.report)})
+        content = reports.as_json(result.report, result.remarks)
+        print_json({"folder": result.folder, "figures": result.figures, **content})
         return
     _show(result.report)
     print_lines([f"All numbers and cases: {result.folder / 'report.html'}"])
@@ -133,6 +135,18 @@ def _further_pixel_lines(report: "PixelReport") -> list[str]:
 
 
 def _show_objects(report: "ObjectReport") -> None:
+    first = f"{report.thresholds[0]:g}"
+    lines = []
+    if report.foreground is not None:
+        summaries = {one.name: one.pooled for one in report.per_class}
+        summaries |= {"mean of the classes": report.foreground.pooled, "any class": report.pooled}
+        print_table(
+            f"Objects by class at IoU {first}, pooled over images, with 95 % intervals",
+            ["class", *CLASS_METRICS.values()],
+            [[name, *(_format(one.at[metric][0]) for metric in CLASS_METRICS)] for name, one in summaries.items()],
+        )
+        any_class = report.pooled.at["average_precision"][0]
+        lines.append(f"AP at IoU {first}, any class (class is not looked at): {any_class}; so are Dice and AJI")
     rows = [
         [f"{threshold:g}", *(_format(report.pooled.at[metric][number]) for metric in OBJECT_METRICS)]
         for number, threshold in enumerate(report.thresholds)
@@ -140,10 +154,12 @@ def _show_objects(report: "ObjectReport") -> None:
     print_table(
         f"Objects ({report.name}), pooled over images, with 95 % intervals", ["IoU", *OBJECT_METRICS.values()], rows
     )
+    of_classes = "" if report.foreground is None else ", mean of the classes"
     print_lines(
         [
-            f"AP at IoU {report.thresholds[0]:g}: {report.headline} pooled over images, "
-            f"{report.mean.at['average_precision'][0]} as mean over images",
+            f"AP at IoU {first}{of_classes}: {report.headline} pooled over images, "
+            f"{(report.foreground or report).mean.at['average_precision'][0]} as mean over images",
+            *lines,
             f"Dice {report.pooled.dice}",
             f"AJI {report.pooled.aji}, AJI+ {report.pooled.aji_plus}",
             f"Objects: {report.num_true} labelled, {report.num_predicted} found",
@@ -164,6 +180,7 @@ def _show_points(report: "PointReport") -> None:
     print_lines(
         [
             f"F1 {report.headline}, mean of the foreground classes",
+            f"As a mean over images: F1 {report.foreground_mean['f1']}",
             *(
                 f"{row.name}: {row.counts.tp} right, {row.counts.fp} wrong, {row.counts.fn} missed"
                 for row in report.per_class

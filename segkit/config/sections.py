@@ -108,6 +108,10 @@ class EvaluateConfig(Section):
     measure: Literal["auto", "pixels", "objects", "points"] = Field(
         "auto", description="Given predictions: what is measured; auto: what the two folders hold."
     )
+    allow_missing: bool = Field(
+        False,
+        description="Given predictions: leave out images without one, and say which in the results; else: refuse.",
+    )
     surface_tolerance: Length = Field(
         "2px", description="Pixels: boundaries no farther apart than this agree (NSD), e.g. 2px or 1um."
     )

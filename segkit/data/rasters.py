@@ -64,7 +64,8 @@ def require_readable_size(path: Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise InputError(
             f"{path}: {width} x {height} pixels are too many to be read whole (at most {MAX_PIXELS // 10**6} million). "
-            "Cut fields out of it and use those."
+            "Cut fields out of it and use those. To measure a model on it as it is, predict it (`segkit predict` or "
+            "`sliding-window`) and give what that leaves to `segkit evaluate --pred --truth`, which reads blocks."
         )
 
 

@@ -42,7 +42,10 @@ from segkit.masks import IGNORE
 NUM_BINS: Final = 15
 """Of Guo et al."""
 
-_FULL: Final = 255
+NUM_LEVELS: Final = 256
+"""Of probabilities of uint8."""
+
+_FULL: Final = NUM_LEVELS - 1
 # What a chunk needs stays in a core's cache.
 _CHUNK_PX = 1 << 16
 _OUT = 2
@@ -62,12 +65,16 @@ class Calibration:
         Sum of their probabilities, float64 (K,).
     squared_error
         Sum of (probability - outcome)^2 over all pixels.
+    levels
+        Pixels at each of the 256 levels of uint8, int64 (2, 256): where it did not come true, then where it did; None
+        where some probabilities are not of uint8.
     """
 
     pixels: NDArray[np.int64]
     came_true: NDArray[np.int64]
     probability: NDArray[np.float64]
     squared_error: float
+    levels: NDArray[np.int64] | None = None
 
     def __add__(self, other: "Calibration") -> "Calibration":
         if len(self.pixels) != len(other.pixels):
@@ -77,6 +84,7 @@ class Calibration:
             self.came_true + other.came_true,
             self.probability + other.probability,
             self.squared_error + other.squared_error,
+            None if self.levels is None or other.levels is None else self.levels + other.levels,
         )
 
 
@@ -102,7 +110,9 @@ class ReliabilityCurve:
 
 def no_calibration(num_bins: int = NUM_BINS) -> Calibration:
     """Return the sums of no pixels, to which others are added."""
-    return Calibration(np.zeros(num_bins, np.int64), np.zeros(num_bins, np.int64), np.zeros(num_bins, np.float64), 0.0)
+    pixels, came_true = np.zeros((2, num_bins), np.int64)
+    levels: NDArray[np.int64] = np.zeros((2, NUM_LEVELS), np.int64)
+    return Calibration(pixels, came_true, np.zeros(num_bins, np.float64), 0.0, levels)
 
 
 def require_probabilities(probability: NDArray[np.generic], name: str) -> None:
@@ -159,7 +169,7 @@ def count_of_not_background(
     ValueError
         As of `count_of_class`.
     """
-    outcome = np.ones(256, np.uint8)
+    outcome = np.ones(NUM_LEVELS, np.uint8)
     outcome[0] = 0
     outcome[IGNORE] = _OUT
     return _count(probability, outcome[truth], num_bins)
@@ -169,7 +179,7 @@ def count_of_levels(
     missed: NDArray[np.int64], came_true: NDArray[np.int64], *, num_bins: int = NUM_BINS
 ) -> Calibration:
     """Return the sums for probabilities of uint8 by how often each did and did not come true, int64 (256,)."""
-    level = np.arange(256)
+    level = np.arange(NUM_LEVELS)
     # The bin of v / 255 is the number of edges k / K below it: in whole numbers, as with 15 bins levels lie on edges.
     bins = np.maximum(-(-level * num_bins // _FULL) - 1, 0)
     pixels = missed + came_true
@@ -179,6 +189,7 @@ def count_of_levels(
         np.bincount(bins, came_true, num_bins).astype(np.int64),
         np.bincount(bins, pixels * level, num_bins) / _FULL,
         float(squares) / _FULL**2,
+        np.stack([missed, came_true]),
     )
 
 
@@ -267,13 +278,13 @@ def _count(probability: NDArray[np.generic], outcome: NDArray[np.uint8], num_bin
 
 def _count_levels(levels: NDArray[np.uint8], outcome: NDArray[np.uint8], num_bins: int) -> Calibration:
     """Count exactly, for each of 256 levels how often it came true."""
-    sums = np.zeros(3 * 256, np.int64)
+    sums = np.zeros(3 * NUM_LEVELS, np.int64)
     for start in range(0, levels.size, _CHUNK_PX):
         keys = outcome[start : start + _CHUNK_PX].astype(np.uint16)
         keys <<= 8
         keys |= levels[start : start + _CHUNK_PX]
         sums += np.bincount(keys, minlength=sums.size)
-    missed, came_true, _ = sums.reshape(3, 256)
+    missed, came_true, _ = sums.reshape(3, NUM_LEVELS)
     return count_of_levels(missed, came_true, num_bins=num_bins)
 
 

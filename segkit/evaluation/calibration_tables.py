@@ -60,15 +60,26 @@ class Calibrations:
         whose probabilities are not known.
     squared_errors
         float64 (N, E).
+    levels
+        int64 (N, E, 2, 256): pixels at each level where the event did not and did come true; None where some
+        probabilities are not of uint8.
     """
 
     events: tuple[int, ...]
     bins: NDArray[np.float64]
     squared_errors: NDArray[np.float64]
+    levels: NDArray[np.int64] | None
 
     def of(self, members: NDArray[np.bool_]) -> "Calibrations":
         """Return the sums of some of the images, which `members` (N,) marks."""
-        return replace(self, bins=self.bins[members], squared_errors=self.squared_errors[members])
+        levels = None if self.levels is None else self.levels[members]
+        return replace(self, bins=self.bins[members], squared_errors=self.squared_errors[members], levels=levels)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether the probabilities of each image and event are known, bool (N, E)."""
+        known: NDArray[np.bool_] = self.bins[..., _PIXELS].sum(axis=-1) > 0
+        return known
 
     def by_image(self) -> dict[str, NDArray[np.float64]]:
         """Return the metrics of each image and event, float64 (N, E); NaN where no probabilities are known."""
@@ -88,7 +99,7 @@ class Calibrations:
         return tuple(
             CalibrationSummary(
                 name=names[event],
-                num_images=int((self.bins[:, place, :, _PIXELS].sum(axis=-1) > 0).sum()),
+                num_images=int(self.known[:, place].sum()),
                 pooled={metric: estimate(values[:, place]) for metric, values in pooled.items()},
                 mean={metric: estimate(values[:, place]) for metric, values in mean.items()},
                 curve=_curve(self.bins[:, place].sum(axis=0)),
@@ -117,7 +128,13 @@ def stack_calibrations(images: Sequence[Mapping[int, Calibration]]) -> Calibrati
             np.float64,
         ),
         np.array([[one.squared_error for one in of_image] for of_image in sums], np.float64),
+        _levels(sums),
     )
+
+
+def _levels(sums: Sequence[Sequence[Calibration]]) -> NDArray[np.int64] | None:
+    levels = [[one.levels for one in of_image if one.levels is not None] for of_image in sums]
+    return np.array(levels, np.int64) if sum(map(len, levels)) == sum(map(len, sums)) else None
 
 
 def _metrics(bins: NDArray[np.float64], squared_errors: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

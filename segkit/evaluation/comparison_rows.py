@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segkit.evaluation import object_totals, objects, pixels, points
 from segkit.evaluation.comparison import Better, Metric
 from segkit.evaluation.estimates import ratio
+from segkit.evaluation.object_classes import ANY_CLASS
 from segkit.evaluation.object_tables import AP, MEAN_AP
 
 Kind = Literal["pixels", "objects", "points"]
@@ -84,7 +85,8 @@ class Rows:
     images, groups
         N names, sorted, and the group of each (None where there is none).
     classes
-        C names in the order of the file; one name where there is one row for each image.
+        C names in the order of the file; one name where there is one row for each image. Objects that have classes are
+        measured whatever their class, too: `any class` is then among them.
     columns
         Numbers by column, float64 (N, C), NaN where the cell is empty.
     """
@@ -208,11 +210,14 @@ def metrics_of(evaluations: Sequence[Rows], defined: Collection[str], thresholds
     elif kind == "points":
         metrics = _counted(columns, classes, kind, _POINTS)
     else:
-        metrics = _objects(columns, thresholds)
+        metrics = _objects(columns, thresholds, classes)
     known = {metric.name for metric in metrics} | {f"{AP}_{threshold:g}" for threshold in thresholds}
     for name in columns:
         if name not in known and _is_metric(name, defined):
-            metrics += _by_class(name, columns[name], classes)
+            for own in _averaged_together(classes):
+                metrics += _by_class(name, columns[name][:, :, own], [classes[place] for place in own])
+    if kind == "objects":
+        return metrics
     # What is of all classes together comes before what is of one.
     return sorted(metrics, key=lambda metric: len(classes) > 1 and metric.of in classes)
 
@@ -274,30 +279,62 @@ def _pixel_error(columns: Mapping[str, NDArray[np.float64]]) -> Metric:
     )
 
 
-def _objects(columns: Mapping[str, NDArray[np.float64]], thresholds: Sequence[float]) -> list[Metric]:
+def _averaged_together(classes: Sequence[str]) -> list[list[int]]:
+    """Return the places of the classes, of which the mean may be taken, and of any class, which is no class."""
+    every = list(range(len(classes)))
+    parts = [[place for place in every if (classes[place] == ANY_CLASS) == is_any] for is_any in (False, True)]
+    return [part for part in parts if part]
+
+
+def _objects(
+    columns: Mapping[str, NDArray[np.float64]], thresholds: Sequence[float], classes: Sequence[str]
+) -> list[Metric]:
+    """Return the metrics of the mean over the classes, of any class and of each class; of all objects without these."""
     if not thresholds:
         raise ValueError("is of objects without a threshold of IoU")
-    # (K, N, T, 4): the counts that all metrics at a threshold are made of.
-    counts = np.concatenate(
-        [np.stack([columns[f"{name}_{threshold:g}"] for name in _AT_THRESHOLD], axis=-1) for threshold in thresholds],
-        axis=2,
-    )
+    every = list(range(len(classes)))
+    if len(classes) == 1:
+        return _objects_of("", every, columns, thresholds)
+    if classes.count(ANY_CLASS) != 1:
+        raise ValueError(f"has the classes {', '.join(classes)}, and one row for each image must be of {ANY_CLASS}")
+    of_classes, of_any = _averaged_together(classes)
+    parts = [(_FOREGROUND, of_classes), (ANY_CLASS, of_any), *((classes[place], [place]) for place in of_classes)]
+    return [metric for of, places in parts for metric in _objects_of(of, places, columns, thresholds)]
+
+
+def _objects_of(
+    of: str, places: list[int], columns: Mapping[str, NDArray[np.float64]], thresholds: Sequence[float]
+) -> list[Metric]:
+    """Return the metrics of the classes in some places, of which the mean is taken at the end."""
+    columns = {name: values[:, :, places] for name, values in columns.items()}
+    by_threshold = {
+        threshold: np.stack([columns[f"{name}_{threshold:g}"] for name in _AT_THRESHOLD], axis=-1)
+        for threshold in thresholds
+    }
+    first = thresholds[0]
+
+    def named(what: str) -> str:
+        return f"{of}, {what}" if of else what
+
     metrics = [
-        _single(name, f"IoU {thresholds[0]:g}", columns[name], counts[:, :, :1], of)
-        for name, of in objects.METRICS.items()
+        _single(name, named(f"IoU {first:g}"), columns[name], by_threshold[first], of_counts)
+        for name, of_counts in objects.METRICS.items()
     ]
-    names = [f"{AP}_{threshold:g}" for threshold in thresholds]
-    precisions = np.concatenate([columns[name] for name in names], axis=2)
-    metrics.append(_single(MEAN_AP, "all IoUs", precisions, counts, objects.average_precision))
+    names = {threshold: f"{AP}_{threshold:g}" for threshold in thresholds}
+    # Every class has as many thresholds, and is defined at all or at none: the mean of all is that of the classes.
+    precisions = np.concatenate([columns[name] for name in names.values()], axis=2)
+    counts = np.concatenate(list(by_threshold.values()), axis=2)
+    metrics.append(_single(MEAN_AP, named("all IoUs"), precisions, counts, objects.average_precision))
     metrics += [
-        _single(
-            names[place], f"IoU {threshold:g}", columns[names[place]], counts[:, :, [place]], objects.average_precision
-        )
-        for place, threshold in enumerate(thresholds)
-        if place
+        _single(name, named(f"IoU {threshold:g}"), columns[name], by_threshold[threshold], objects.average_precision)
+        for threshold, name in names.items()
+        if threshold != first
     ]
     totals = np.stack([columns[name] for name in object_totals.TOTALS], axis=-1)
-    return metrics + [_single(name, _EVERY, columns[name], totals, of) for name, of in object_totals.METRICS.items()]
+    return metrics + [
+        _single(name, of or _EVERY, columns[name], totals, of_counts)
+        for name, of_counts in object_totals.METRICS.items()
+    ]
 
 
 def _single(

@@ -9,6 +9,7 @@ Percentile intervals: Efron and Tibshirani (1993), An Introduction to the Bootst
 """
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,15 @@ NUM_SAMPLES = 1000
 
 LEVEL = 0.95
 """Confidence level of every interval."""
+
+DEFINITIONS = MappingProxyType(
+    {
+        "intervals": f"{LEVEL:.0%} percentile bootstrap: images, or whole groups where images have groups, are drawn "
+        "with replacement, as many as there are; the ends are quantiles of the metric over such samples; samples in "
+        "which the metric is undefined are left out, and where more than half are, or with a single image or group, "
+        "there is no interval",
+    }
+)
 
 
 def resample(

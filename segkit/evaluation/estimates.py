@@ -28,7 +28,8 @@ class Estimate:
         """Return the number and its interval with so many digits behind the point."""
         if self.low is None or self.high is None:
             return format_value(self.value, digits)
-        return f"{format_value(self.value, digits)} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        low, high = format_value(self.low, digits), format_value(self.high, digits)
+        return f"{format_value(self.value, digits)} ({low} to {high})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +90,13 @@ def estimate(values: NDArray[np.float64]) -> Estimate:
 
 def number(value: float | np.floating) -> float | None:
     """Return a plain float with 6 digits behind the point, enough for any table; None for NaN."""
-    return None if np.isnan(value) else round(float(value), 6)
+    return None if np.isnan(value) else round(float(value), 6) + 0.0  # no -0.0
 
 
 def format_value(value: float | None, digits: int = 3) -> str:
     """Return a metric for people, with so many digits behind the point."""
-    return "undefined" if value is None else f"{value:.{digits}f}"
+    # Rounded first and 0 added, so that a number just below 0 is no -0.000.
+    return "undefined" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:

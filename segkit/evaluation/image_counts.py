@@ -60,7 +60,7 @@ class ImageCounts:
     mpp
         Micrometres per pixel, None where unknown.
     surfaces
-        float64 (C-1, 5), a `surface_row` for each of the classes 1 .. C-1; None: not measured.
+        float64 (C-1, 6), a `surface_row` for each of the classes 1 .. C-1; None: not measured.
     calibrations
         By class index, and by `NOT_BACKGROUND` where there are more than two classes; empty where no probabilities are
         known.

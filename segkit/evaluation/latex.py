@@ -9,7 +9,9 @@ from segkit.evaluation.comparison import ComparedMetric, Comparison, Difference
 from segkit.evaluation.estimates import Estimate, Resampled
 from segkit.evaluation.membrane_exports import BRIEF, LABELS, chosen_in_words, latex_rows
 from segkit.evaluation.membrane_tables import MembraneReport
-from segkit.evaluation.object_tables import ObjectReport
+from segkit.evaluation.object_class_exports import at_first
+from segkit.evaluation.object_classes import ANY_CLASS
+from segkit.evaluation.object_tables import MEAN_AP, ObjectReport
 from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
 from segkit.evaluation.reports import Report
@@ -66,6 +68,9 @@ _UNDEFINED: Final = "--"
 _PIXELS: Final = ("dice", "iou", "precision", "recall", "specificity")
 _OBJECTS: Final = ("average_precision", "f1", "precision", "recall", "matched_iou", "panoptic_quality")
 _POINTS: Final = ("f1", "precision", "recall", "average_precision")
+_WHAT_AP_IS: Final = (
+    "AP is TP / (TP + FP + FN), as in StarDist and the Data Science Bowl 2018; not COCO's area under a curve."
+)
 
 Tabular = Report | Comparison
 
@@ -138,6 +143,11 @@ def _pixel_table(report: PixelReport) -> str:
             f"HD95, ASSD and NSD (tolerance {rules.tolerance}) are means over images, of which {rules.num_images} were "
             "measured."
         )
+        remarks += [
+            f"{one.name}: of {one.num_defined['nsd']} images; in {one.num_diagonals} of them only one of truth and "
+            "prediction is empty, and the image's diagonal stands for distances."
+            for one in report.per_class[1:]
+        ]
     tables = [_tabular(["class", *map(name_of_metric, (*pooled, *means))], rows, report, remarks)]
     tables += [] if report.membranes is None else [_membrane_table(report.membranes)]
     return "\\par\\medskip\n".join(tables)
@@ -159,22 +169,48 @@ def _object_table(report: ObjectReport) -> str:
         for place, threshold in enumerate(report.thresholds)
     ]
     rows.append(["mean", format_estimate(report.pooled.mean_average_precision), *[""] * (len(_OBJECTS) - 1)])
+    looked_at = "; class is not looked at" if report.name == ANY_CLASS else ""
     remarks = [
-        f"Objects ({report.name}) matched at an IoU of at least the threshold; {report.num_true} true and "
+        f"Objects ({report.name}{looked_at}) matched at an IoU of at least the threshold; {report.num_true} true and "
         f"{report.num_predicted} predicted ones, pooled over {len(report.images)} images.",
-        "AP is TP / (TP + FP + FN), as in StarDist and the Data Science Bowl 2018; not COCO's area under a curve.",
+        _WHAT_AP_IS,
         f"Dice {report.pooled.dice}.",
     ]
-    return _tabular(["IoU", *map(name_of_metric, _OBJECTS)], rows, report, remarks)
+    of_any = _tabular(["IoU", *map(name_of_metric, _OBJECTS)], rows, report, remarks)
+    return of_any if report.foreground is None else "\\par\\medskip\n".join([_class_table(report), of_any])
+
+
+def _class_table(report: ObjectReport) -> str:
+    """Return the table of objects by class, of their mean, and below a line of any class."""
+    metrics = (*_OBJECTS, MEAN_AP)
+    named = [(escape(one.name), one.pooled) for one in report.per_class]
+    named += [("mean", report.foreground.pooled)] if report.foreground is not None else []
+    cells = [[name, *_cells(at_first(summary), metrics)] for name, summary in named]
+    rows: list[list[str] | None] = [*cells, None, [ANY_CLASS, *_cells(at_first(report.pooled), metrics)]]
+    remarks = [
+        f"Objects of each class matched at an IoU of at least {report.thresholds[0]:g} with those of the same class "
+        f"only, pooled over {len(report.images)} images; mean: of the classes, whose PQ is mPQ+, as in CoNIC; "
+        f"{ANY_CLASS}: class is not looked at.",
+        _WHAT_AP_IS,
+    ]
+    return _tabular(["class", *map(name_of_metric, metrics)], rows, report, remarks)
 
 
 def _point_table(report: PointReport) -> str:
-    rows = [[escape(one.name), *_cells(one.pooled, _POINTS)] for one in report.per_class]
-    if len(report.per_class) > 1:
-        rows.append(["mean", *_cells(report.foreground, _POINTS)])
+    named = [(escape(one.name), one.pooled, one.mean) for one in report.per_class]
+    if len(named) > 1:
+        named.append(("mean of classes", report.foreground, report.foreground_mean))
+    rows = [
+        [name, how, *_cells(estimates, _POINTS)]
+        for name, *ways in named
+        for how, estimates in zip(("pooled", "mean"), ways, strict=True)
+    ]
     radius = f"{report.radius_px:.4g} px" + ("" if report.radius_um is None else f" = {report.radius_um:.4g} um")
-    remarks = [f"Points matched within {radius} by the rule {report.rule}; pooled over {len(report.images)} images."]
-    return _tabular(["class", *map(name_of_metric, _POINTS)], rows, report, remarks)
+    remarks = [
+        f"Points matched within {radius} by the rule {report.rule}; pooled over {len(report.images)} images, and means "
+        "over those of them for which the metric is defined."
+    ]
+    return _tabular(["class", "over images", *map(name_of_metric, _POINTS)], rows, report, remarks, words=2)
 
 
 def _comparison_table(report: Comparison) -> str:

@@ -1,24 +1,26 @@
 """Write a report of object metrics as JSON (everything), CSV (per image) and Markdown (to read)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import object_densities, object_sizes, object_totals, objects, threshold_choice
-from segkit.evaluation.estimates import Estimate, format_value, number
-from segkit.evaluation.markdown import cell, table
-from segkit.evaluation.object_sizes import SizeBin, SizeRange
-from segkit.evaluation.object_tables import (
-    AP,
-    GROUP,
-    MEAN_AP,
-    ObjectGroup,
-    ObjectReport,
-    ObjectRow,
-    ObjectSummary,
+from segkit.evaluation import (
+    object_class_exports,
+    object_densities,
+    object_sizes,
+    object_totals,
+    objects,
+    threshold_choice,
 )
+from segkit.evaluation.estimates import format_value, number
+from segkit.evaluation.markdown import cell, table
+from segkit.evaluation.object_class_exports import estimates_as_json, summary_as_json
+from segkit.evaluation.object_classes import ANY_CLASS
+from segkit.evaluation.object_sizes import SizeBin, SizeRange
+from segkit.evaluation.object_summary import ObjectSummary
+from segkit.evaluation.object_tables import AP, GROUP, MEAN_AP, ObjectGroup, ObjectReport, ObjectRow
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
@@ -73,12 +75,17 @@ def write_object_report(report: ObjectReport, folder: Path) -> None:
 
 
 def as_csv_rows(report: ObjectReport) -> list[dict[str, Any]]:
-    """Return the rows of metrics.csv, one for each image.
+    """Return the rows of metrics.csv, one for each image; with classes one for any class, and one for each of them.
 
     Counts and metrics are those at the first threshold; `average_precision_0.75` is that at 0.75, and so on. What all
     metrics are made of, pooled ones too, stands last: totals in pixels, and the counts at each threshold.
     """
-    return [_csv_row(report, row) for row in report.images]
+    num_classes = len(report.per_class)
+    return [
+        _csv_row(report, row)
+        for place, image in enumerate(report.images)
+        for row in (image, *report.rows[place * num_classes : (place + 1) * num_classes])
+    ]
 
 
 def _csv_row(report: ObjectReport, row: ObjectRow) -> dict[str, Any]:
@@ -101,7 +108,8 @@ def _csv_row(report: ObjectReport, row: ObjectRow) -> dict[str, Any]:
         own |= {f"{name}_{threshold}": value for name, value in counts._asdict().items()}
         own[f"iou_sum_{threshold}"] = number(counts.iou_sum)
     # An attribute of the name of a metric gives way to it.
-    return {"image": row.image, GROUP: row.group, **row.attributes, **own}
+    of = {"class": row.name or ANY_CLASS} if report.per_class else {}
+    return {"image": row.image, GROUP: row.group, **row.attributes, **of, **own}
 
 
 def as_json(report: ObjectReport) -> dict[str, Any]:
@@ -114,18 +122,25 @@ def as_json(report: ObjectReport) -> dict[str, Any]:
         "area_mm2": _area(report.area_mm2),
         "num_true": report.num_true,
         "num_predicted": report.num_predicted,
-        "headline": {"metric": AP, "iou": report.thresholds[0], "how": "pooled", **asdict(report.headline)},
+        "headline": {
+            "metric": AP,
+            "of": object_class_exports.headline_of(report),
+            "iou": report.thresholds[0],
+            "how": "pooled",
+            **asdict(report.headline),
+        },
         "thresholds": list(report.thresholds),
-        "pooled": _summary(report.pooled),
-        "mean": _summary(report.mean),
-        "densities": _estimates(report.densities),
+        **object_class_exports.as_json(report),
+        "pooled": summary_as_json(report.pooled),
+        "mean": summary_as_json(report.mean),
+        "densities": estimates_as_json(report.densities),
         "by_size": {
             "iou": report.thresholds[0],
             "ranges": "quartiles of true objects" if report.has_quartiles else "given",
             "bins": [_bin(one, report) for one in report.by_size],
         },
         "choice": threshold_choice.as_json(report.choice),
-        "groups": [_group(one) for one in report.groups],
+        "groups": [_group(one, report) for one in report.groups],
         "intervals": report.intervals_as_json(),
         "definitions": _definitions(report),
     }
@@ -134,23 +149,23 @@ def as_json(report: ObjectReport) -> dict[str, Any]:
 def as_markdown(report: ObjectReport) -> str:
     """Return the content of summary.md: the headline, the tables, the images with the lowest AP, definitions."""
     first = report.thresholds[0]
-    num_images = f"{len(report.images)} {'image' if len(report.images) == 1 else 'images'}"
-    lowest = sorted(
-        (row for row in report.images if row.metrics[AP] is not None),
-        key=lambda row: (row.metrics[AP], -row.fp - row.fn, row.image),
-    )
+    scored = [(row.score, row) for row in report.images if row.score is not None]
+    lowest = [row for _, row in sorted(scored, key=lambda pair: (pair[0], -pair[1].fp - pair[1].fn, pair[1].image))]
     parts = [
         "# Object metrics",
-        f"**AP {report.headline}** at IoU {first:g}, F1 {report.pooled.at['f1'][0]}, "
-        f"PQ {report.pooled.at['panoptic_quality'][0]}, AJI {report.pooled.aji}, Dice {report.pooled.dice}; "
-        f"class {cell(report.name)}; pooled over {num_images} "
-        f"with {report.num_true} objects, {report.num_predicted} predicted.",
+        *object_class_exports.headline_parts(report),
         report.intervals_in_words(),
-        "## Pooled over images",
+        *object_class_exports.markdown_parts(report),
+        *(
+            []
+            if report.foreground is None
+            else ["## Mean of the classes, pooled over images", _threshold_table(report, report.foreground.pooled)]
+        ),
+        _title(report, "pooled over images"),
         _threshold_table(report, report.pooled),
-        "## Mean over images",
+        _title(report, "mean over images"),
         _threshold_table(report, report.mean),
-        "## At no threshold",
+        _title(report, "at no threshold"),
         table(
             ["", "pooled", "mean over images"],
             [
@@ -159,23 +174,14 @@ def as_markdown(report: ObjectReport) -> str:
             ],
         ),
         "## Densities and areas",
-        table(["", "pooled"], [[_DENSITIES[name], one.in_words(1)] for name, one in report.densities.items()]),
+        _density_table(report),
         _area_in_words(report),
-        f"## By size, at IoU {first:g}",
+        _title(report, f"by size, at IoU {first:g}"),
         _size_table(report),
         *_group_parts(report),
         "## Images with the lowest AP",
-        table(
-            ["image", "true", "found", "TP", "FP", "FN", f"AP at {first:g}", "mean AP", "AJI", "Dice"],
-            [
-                [
-                    cell(row.image),
-                    *(str(count) for count in (row.tp + row.fn, row.tp + row.fp, row.tp, row.fp, row.fn)),
-                    *map(format_value, (row.metrics[AP], row.mean_average_precision, row.overall["aji"], row.dice)),
-                ]
-                for row in lowest[:_NUM_LOWEST]
-            ],
-        ),
+        _images_table(report, lowest[:_NUM_LOWEST]),
+        *(["Counts, mean AP, AJI and Dice are of any class."] if report.per_class else []),
         "All images are in `metrics.csv`, all numbers with their definitions in `metrics.json`.",
         *_threshold_parts(report),
         "## Definitions",
@@ -185,20 +191,16 @@ def as_markdown(report: ObjectReport) -> str:
 
 
 def _definitions(report: ObjectReport) -> dict[str, str]:
-    return {**_DEFINITIONS, **({} if report.choice is None else threshold_choice.DEFINITIONS)}
+    return {
+        **_DEFINITIONS,
+        **object_class_exports.definitions_of(report),
+        **({} if report.choice is None else threshold_choice.DEFINITIONS),
+    }
 
 
 def _area(area_mm2: float | None) -> float | None:
     # A patch of 100 pixels is less than a thousandth of 1 mm2: more digits than for metrics.
     return None if area_mm2 is None else round(area_mm2, 9)
-
-
-def _summary(summary: ObjectSummary) -> dict[str, Any]:
-    return {
-        **{metric: [asdict(estimate) for estimate in estimates] for metric, estimates in summary.at.items()},
-        MEAN_AP: asdict(summary.mean_average_precision),
-        **_estimates(summary.overall),
-    }
 
 
 def _bin(one: SizeBin, report: ObjectReport) -> dict[str, Any]:
@@ -211,22 +213,20 @@ def _bin(one: SizeBin, report: ObjectReport) -> dict[str, Any]:
         "tp": one.tp,
         "fp": one.fp,
         "fn": one.fn,
-        **_estimates(one.metrics),
+        **estimates_as_json(one.metrics),
     }
 
 
-def _group(one: ObjectGroup) -> dict[str, Any]:
+def _group(one: ObjectGroup, report: ObjectReport) -> dict[str, Any]:
     counts = ("by", "name", "num_images", "num_units", "num_true", "num_predicted", "tp", "fp", "fn")
     return {
         **{name: getattr(one, name) for name in counts},
-        "pooled": _estimates(one.pooled),
-        "mean": _estimates(one.mean),
-        "densities": _estimates(one.densities),
+        **({} if report.foreground is None else {"class": one.of or ANY_CLASS}),
+        "pooled": estimates_as_json(one.pooled),
+        "mean": estimates_as_json(one.mean),
+        "densities": estimates_as_json(one.densities),
+        **({"foreground": estimates_as_json(one.foreground)} if one.foreground else {}),
     }
-
-
-def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {metric: asdict(estimate) for metric, estimate in estimates.items()}
 
 
 def _threshold_table(report: ObjectReport, summary: ObjectSummary) -> str:
@@ -237,6 +237,35 @@ def _threshold_table(report: ObjectReport, summary: ObjectSummary) -> str:
     ]
     rows.append(["mean", str(summary.mean_average_precision), *[""] * (len(objects.METRICS) - 1)])
     return table(["IoU", "AP", "F1 (RQ)", "precision", "recall", "matched IoU (SQ)", "PQ"], rows)
+
+
+def _title(report: ObjectReport, what: str) -> str:
+    """Return a heading of what is measured of objects whatever their class, which is said where they have some."""
+    return f"## Any class, {what}" if report.per_class else f"## {what[0].upper()}{what[1:]}"
+
+
+def _density_table(report: ObjectReport) -> str:
+    header = ["any class", *(cell(one.name) for one in report.per_class)] if report.per_class else ["pooled"]
+    columns = [report.densities, *(one.densities for one in report.per_class)]
+    rows = [[_DENSITIES[name], *(one[name].in_words(1) for one in columns)] for name in report.densities]
+    return table(["", *header], rows)
+
+
+def _images_table(report: ObjectReport, rows: Sequence[ObjectRow]) -> str:
+    several, at = bool(report.per_class), f"AP at {report.thresholds[0]:g}"
+    scores = [f"{at}, mean of the classes", f"{at}, any class"] if several else [at]
+    return table(
+        ["image", "true", "found", "TP", "FP", "FN", *scores, "mean AP", "AJI", "Dice"],
+        [
+            [
+                cell(row.image),
+                *(str(count) for count in (row.tp + row.fn, row.tp + row.fp, row.tp, row.fp, row.fn)),
+                *map(format_value, [*([row.score] if several else []), row.metrics[AP]]),
+                *map(format_value, (row.mean_average_precision, row.overall["aji"], row.dice)),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _size_table(report: ObjectReport) -> str:
@@ -265,20 +294,23 @@ def _range_in_words(of: SizeRange, report: ObjectReport) -> str:
 
 
 def _group_parts(report: ObjectReport) -> Iterator[str]:
-    """Yield a table for groups and for each attribute, those with the lowest AP first."""
+    """Yield a table for groups and for each attribute, those with the lowest AP first; with classes, of each class."""
+    several = bool(report.per_class)
     for by in dict.fromkeys(one.by for one in report.groups):
         groups = [one for one in report.groups if one.by == by]
         defined = [(one.pooled[AP].value, one) for one in groups if one.pooled[AP].value is not None]
-        defined.sort(key=lambda one: (one[0], one[1].name))
+        defined.sort(key=lambda one: (one[0], one[1].name, one[1].of or ""))
         shown = [one for _, one in defined[:_MAX_GROUPS]]
         num_left = len(groups) - len(shown)
         yield f"## By {cell(by)}"
         yield f"Pooled, by AP, the lowest first.{f' {num_left} more are in `metrics.json`.' if num_left else ''}"
+        counted = ["images", "true", "found", "TP", "FP", "FN"]
         yield table(
-            [cell(by), "images", "true", "found", "TP", "FP", "FN", "AP", "F1", "PQ", "AJI", "mean AP", "Dice"],
+            [cell(by), *(["class"] if several else []), *counted, "AP", "F1", "PQ", "AJI", "mean AP", "Dice"],
             [
                 [
                     cell(one.name),
+                    *([cell(one.of) if one.of else f"*{ANY_CLASS}*"] if several else []),
                     *(str(number) for number in (one.num_images, one.num_true, one.num_predicted)),
                     *(str(count) for count in (one.tp, one.fp, one.fn)),
                     *(str(one.pooled[metric]) for metric in (AP, "f1", "panoptic_quality", "aji", MEAN_AP, "dice")),
@@ -286,6 +318,16 @@ def _group_parts(report: ObjectReport) -> Iterator[str]:
                 for one in shown
             ],
         )
+        if several:
+            whole = [one for one in groups if one.foreground and one.foreground[AP].value is not None]
+            yield "Means of the classes:"
+            yield table(
+                [cell(by), "AP", "F1", "PQ (mPQ+)", "mean AP"],
+                [
+                    [cell(one.name), *(str(one.foreground[name]) for name in (AP, "f1", "panoptic_quality", MEAN_AP))]
+                    for one in sorted(whole, key=lambda one: (one.foreground[AP].value or 0.0, one.name))[:_MAX_GROUPS]
+                ],
+            )
 
 
 def _area_in_words(report: ObjectReport) -> str:
@@ -300,6 +342,8 @@ def _threshold_parts(report: ObjectReport) -> Iterator[str]:
         return
     yield "## Thresholds"
     yield " ".join(threshold_choice.sentences_of(report.choice))
+    if report.per_class:
+        yield "They were chosen, and the numbers below are, whatever the class of the objects."
     yield table(["parameter", "used"], [[cell(name), f"{value:g}"] for name, value in report.choice.parameters.items()])
     for sweep in report.choice.sweeps:
         yield f"{report.choice.metric_in_words} with other values of {cell(sweep.parameter)}, for information:"

@@ -2,8 +2,12 @@
 
 *Pooled* adds the images' counts up and then computes the metric (every object counts the same); *mean* computes it per
 image and averages the defined values (every image counts the same, as in the Data Science Bowl 2018).
+
+Where objects have classes, all of it is there of each class, matched within the class, and of their mean, the
+*foreground* (see `object_classes`), beside that of *any class*, which does not look at them.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +25,28 @@ from segkit.evaluation.estimates import (
     number,
     weights_of_set_and_samples,
 )
-from segkit.evaluation.object_densities import densities_of, pooled_densities, sums_of
+from segkit.evaluation.object_classes import ObjectClasses, divide
+from segkit.evaluation.object_densities import densities_of, pooled_densities
 from segkit.evaluation.object_sizes import SizeBin, count_by_size, quartile_edges, size_bins
-from segkit.evaluation.object_totals import TOTALS, totals_of
-from segkit.evaluation.object_values import Measured, Values, mean_values, metrics_of, pooled_values
-from segkit.evaluation.objects import THRESHOLDS, Overlaps, count_objects
+from segkit.evaluation.object_summary import (
+    Foreground,
+    ObjectClass,
+    ObjectSummary,
+    foreground_of,
+    summarise,
+    summary_of_class,
+)
+from segkit.evaluation.object_totals import TOTALS
+from segkit.evaluation.object_values import (
+    Measured,
+    Values,
+    mean_of_classes,
+    mean_values,
+    measured_of,
+    metrics_of,
+    pooled_values,
+)
+from segkit.evaluation.objects import THRESHOLDS, Overlaps
 from segkit.evaluation.threshold_choice import Choice
 
 AP = "average_precision"
@@ -44,7 +65,10 @@ class MatchCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
-    """One image.
+    """One image: all its objects, or those of the class `name`, matched with the same class only.
+
+    `name` is None where class is not looked at; then `foreground` has the means over the classes of what they have in
+    `metrics`, `mean_average_precision` and `overall`, by the same names, and nothing where there are no classes.
 
     `counts` and `average_precisions` have a value for each threshold; `metrics` (by the names of `objects.METRICS`) is
     at the first one, `mean_average_precision` the mean over all; `overall` (by the names of `object_totals.METRICS`)
@@ -55,6 +79,7 @@ class ObjectRow:
 
     image: str
     group: str | None
+    name: str | None
     attributes: Mapping[str, str]
     counts: tuple[MatchCounts, ...]
     metrics: Mapping[str, float | None]
@@ -64,6 +89,7 @@ class ObjectRow:
     totals: Mapping[str, int]
     area_mm2: float | None
     densities: Mapping[str, float | None]
+    foreground: Mapping[str, float | None]
 
     @property
     def tp(self) -> int:
@@ -85,38 +111,18 @@ class ObjectRow:
         """Dice of the pixels in any object."""
         return self.overall["dice"]
 
-
-@dataclass(frozen=True, slots=True)
-class ObjectSummary:
-    """All images in one number each, pooled or as means over images.
-
-    `at` has the metrics by the names of `objects.METRICS`, an estimate for each threshold; `mean_average_precision` is
-    the mean over the thresholds; `overall` has those by the names of `object_totals.METRICS`.
-    """
-
-    at: Mapping[str, tuple[Estimate, ...]]
-    mean_average_precision: Estimate
-    overall: Mapping[str, Estimate]
-
     @property
-    def dice(self) -> Estimate:
-        """Dice of the pixels in any object."""
-        return self.overall["dice"]
-
-    @property
-    def aji(self) -> Estimate:
-        """Aggregated Jaccard index."""
-        return self.overall["aji"]
-
-    @property
-    def aji_plus(self) -> Estimate:
-        """AJI+."""
-        return self.overall["aji_plus"]
+    def score(self) -> float | None:
+        """What images are ranked by: average precision at the first threshold, with classes the mean over them."""
+        return self.foreground.get(AP) if self.foreground else self.metrics[AP]
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectGroup:
     """The images of a group, or of one value of an attribute: `by` says of what, `name` which.
+
+    `of` is the class of the objects, None where class is not looked at; then `foreground` has the means over the
+    classes of what they have in `pooled`, and nothing where there are no classes.
 
     Counts are at the first threshold. `pooled` and `mean` have the metrics of `objects.METRICS` there,
     `mean_average_precision`, and those of `object_totals.METRICS`; `densities` are pooled. There are intervals where it
@@ -125,6 +131,7 @@ class ObjectGroup:
 
     by: str
     name: str
+    of: str | None
     num_images: int
     num_units: int
     num_true: int
@@ -135,6 +142,7 @@ class ObjectGroup:
     pooled: Mapping[str, Estimate]
     mean: Mapping[str, Estimate]
     densities: Mapping[str, Estimate]
+    foreground: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +153,12 @@ class ObjectReport(Resampled):
     that the bins of `by_size` are quarters of the true objects, and not sizes that were given. `mpp` is micrometres per
     pixel, None where unknown or not the same for all images: where it differs `sizes_in_um2` says that the bins are in
     um2, not in pixels. `area_mm2` is what is labelled, None where unknown; `densities` are numbers per area and mean
-    areas (see `object_densities`), pooled. `choice` is how the thresholds that made objects of a model's maps were
-    chosen, None where nobody knows; it is for whoever knows to add.
+    areas (see `object_densities`), pooled.
+
+    Where objects have classes, `per_class` has each of them, `rows` one per image and class, `groups` one per group and
+    class, too, and `foreground` the mean over the classes; all else is of any class. Without, these are empty, and
+    None. `choice` is how the thresholds that made objects of a model's maps were chosen, None where nobody knows; it is
+    for whoever knows to add.
     """
 
     name: str
@@ -163,12 +175,15 @@ class ObjectReport(Resampled):
     area_mm2: float | None
     densities: Mapping[str, Estimate]
     groups: tuple[ObjectGroup, ...]
+    rows: tuple[ObjectRow, ...]
+    per_class: tuple[ObjectClass, ...]
+    foreground: Foreground | None
     choice: Choice | None = None
 
     @property
     def headline(self) -> Estimate:
-        """Average precision at the first threshold, pooled over images."""
-        return self.pooled.at[AP][0]
+        """Average precision at the first threshold, pooled over images, with classes the mean over them."""
+        return (self.foreground or self).pooled.at[AP][0]
 
 
 def measure_objects(
@@ -182,6 +197,8 @@ def measure_objects(
     mpp: float | Sequence[float] | None = None,
     areas_px: Sequence[int] | None = None,
     size_edges_px: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    object_classes: Sequence[ObjectClasses] | None = None,
     num_samples: int = confidence.NUM_SAMPLES,
     seed: int = 0,
 ) -> ObjectReport:
@@ -209,25 +226,26 @@ def measure_objects(
     size_edges_px
         Areas, ascending, that divide objects by size, in pixels (um2 where `mpp` is that of each image); None: the
         quartiles of the true objects.
+    classes, object_classes
+        Where class is looked at: names of the C >= 3 classes by index, background first, and the class of each object
+        of each image. `name` is then what stands for all of them.
     num_samples, seed
         Of the bootstrap. With a single image or group, intervals are None.
 
     Raises
     ------
     ValueError
-        The lengths do not fit together, names repeat, or edges do not ascend.
+        The lengths do not fit together, names repeat, edges do not ascend, or a class does not exist.
     """
     labels = {} if attributes is None else {key: tuple(values) for key, values in attributes.items()}
     mpps = None if mpp is None else np.array([mpp] * len(names) if isinstance(mpp, float | int) else mpp, np.float64)
     _require_consistent(names, overlaps, thresholds, labels, mpps, areas_px)
     weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
-    totals = np.stack([totals_of(one) for one in overlaps]).astype(np.float64)
-    measured = Measured(
-        np.stack([count_objects(one, thresholds) for one in overlaps]),
-        totals,
-        sums_of(totals, None if areas_px is None else np.array(areas_px, np.float64), mpps),
-        mpps is not None,
-    )
+    areas = None if areas_px is None else np.array(areas_px, np.float64)
+    measured = measured_of(overlaps, thresholds, areas, mpps)
+    parts = divide(overlaps, classes, object_classes)
+    by_class = {of: measured_of(part, thresholds, areas, mpps) for of, part in parts.items()}
+    everything = dict(zip((None, *by_class), (measured, *by_class.values()), strict=True))
     differs = mpps is not None and not isinstance(mpp, float | int)
     pixel_areas = (mpps**2).tolist() if differs and mpps is not None else [1.0] * len(names)
     edges = quartile_edges(overlaps, pixel_areas) if size_edges_px is None else tuple(size_edges_px)
@@ -236,6 +254,7 @@ def measure_objects(
     )
     units = names if groups is None else groups
     divisions = labels if groups is None else {GROUP: tuple(groups), **labels}
+    rows = [_rows(names, groups, labels, of, one) for of, one in by_class.items()]
     num_true, num_predicted = (int(total) for total in measured.totals[:, -2:].sum(axis=0))
     return ObjectReport(
         name=name,
@@ -243,19 +262,23 @@ def measure_objects(
         mpp=float(mpp) if isinstance(mpp, float | int) else None,
         num_true=num_true,
         num_predicted=num_predicted,
-        images=_rows(names, groups, labels, measured),
-        pooled=_summary(pooled_values(measured, weights)),
-        mean=_summary(mean_values(measured, weights)),
+        images=_rows(names, groups, labels, None, measured, list(by_class.values())),
+        pooled=summarise(pooled_values(measured, weights)),
+        mean=summarise(mean_values(measured, weights)),
         by_size=size_bins(edges, sizes, weights),
         has_quartiles=size_edges_px is None,
         sizes_in_um2=differs,
         area_mm2=_defined(float(measured.sums[:, -1].sum())),
         densities=pooled_densities(measured.sums, weights, has_mpp=measured.has_mpp),
         groups=tuple(
-            _group(by, value, np.array([one == value for one in values]), units, measured, weights)
+            _group(by, value, of, np.array([one == value for one in values]), units, everything, weights)
             for by, values in divisions.items()
             for value in sorted(set(values))
+            for of in everything
         ),
+        rows=tuple(itertools.chain(*zip(*rows, strict=True))),
+        per_class=tuple(summary_of_class(of, one, weights) for of, one in by_class.items()),
+        foreground=foreground_of(list(by_class.values()), weights),
         unit="image" if groups is None else "group",
         num_units=num_units(len(names), groups),
         num_samples=num_samples,
@@ -263,31 +286,26 @@ def measure_objects(
     )
 
 
-def _summary(values: Values) -> ObjectSummary:
-    return ObjectSummary(
-        at={metric: tuple(estimate(column) for column in samples.T) for metric, samples in values.at.items()},
-        mean_average_precision=estimate(mean_of_defined(values.at[AP])),
-        overall={metric: estimate(samples) for metric, samples in values.overall.items()},
-    )
-
-
 def _group(
     by: str,
     name: str,
+    of: str | None,
     members: NDArray[np.bool_],
     units: Sequence[str],
-    measured: Measured,
+    everything: Mapping[str | None, Measured],
     weights: NDArray[np.float64],
 ) -> ObjectGroup:
     """Measure the images that `members` (N,) marks; `units` has what the bootstrap draws each image with."""
     num_units = len({unit for unit, is_member in zip(units, members, strict=True) if is_member})
-    inside = Measured(measured.counts[members], measured.totals[members], measured.sums[members], measured.has_mpp)
+    inside = everything[of].of_images(members)
     # The samples of a single unit are multiples of it.
     drawn = weights[:, members] if num_units > 1 else weights[:1, members]
     tp, fp, fn = inside.counts[:, 0, :3].sum(axis=0).astype(int).tolist()
+    by_class = [one.of_images(members) for key, one in everything.items() if of is None and key is not None]
     return ObjectGroup(
         by=by,
         name=name,
+        of=of,
         num_images=int(members.sum()),
         num_units=num_units,
         num_true=tp + fn,
@@ -298,6 +316,7 @@ def _group(
         pooled=_estimates(pooled_values(inside, drawn)),
         mean=_estimates(mean_values(inside, drawn)),
         densities=pooled_densities(inside.sums, drawn, has_mpp=inside.has_mpp),
+        foreground=_estimates(mean_of_classes([pooled_values(one, drawn) for one in by_class])) if by_class else {},
     )
 
 
@@ -314,8 +333,12 @@ def _rows(
     names: Sequence[str],
     groups: Sequence[str] | None,
     attributes: Mapping[str, Sequence[str]],
+    of: str | None,
     measured: Measured,
+    by_class: Sequence[Measured] = (),
 ) -> tuple[ObjectRow, ...]:
+    parts = [metrics_of(one.counts, one.totals) for one in by_class]
+    means = _of_images(mean_of_classes(parts)) if parts else {}
     values = metrics_of(measured.counts, measured.totals)
     densities = densities_of(measured.sums, has_mpp=measured.has_mpp)
     mean_of_image = mean_of_defined(values.at[AP])
@@ -323,6 +346,7 @@ def _rows(
         ObjectRow(
             image=name,
             group=None if groups is None else groups[image],
+            name=of,
             attributes={key: of_images[image] for key, of_images in attributes.items()},
             counts=tuple(
                 MatchCounts(int(tp), int(fp), int(fn), iou_sum)
@@ -335,9 +359,16 @@ def _rows(
             totals={total: int(value) for total, value in zip(TOTALS, measured.totals[image], strict=True)},
             area_mm2=_defined(float(measured.sums[image, -1])),
             densities={name: number(of_images[image]) for name, of_images in densities.items()},
+            foreground={metric: number(of_images[image]) for metric, of_images in means.items()},
         )
         for image, name in enumerate(names)
     )
+
+
+def _of_images(values: Values) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of N images, (N,), at the first threshold, and those that know none."""
+    at_first = {metric: of_images[:, 0] for metric, of_images in values.at.items()}
+    return {**at_first, MEAN_AP: mean_of_defined(values.at[AP]), **values.overall}
 
 
 def _require_consistent(

@@ -6,11 +6,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from segkit.evaluation import calibration_tables, membrane_exports, pixels, surface_tables
+from segkit.evaluation import (
+    calibration_tables,
+    membrane_exports,
+    pixel_curve_exports,
+    pixel_curves,
+    pixels,
+    surface_tables,
+)
 from segkit.evaluation.calibration_tables import CalibrationSummary
 from segkit.evaluation.estimates import Estimate, format_value
 from segkit.evaluation.markdown import cell, table
-from segkit.evaluation.pixel_tables import GROUP, NOT_BACKGROUND, ClassRow, ImageRow, PixelReport, Summary
+from segkit.evaluation.pixel_summaries import Summary
+from segkit.evaluation.pixel_tables import GROUP, NOT_BACKGROUND, ClassRow, ImageRow, PixelReport
 from segkit.files import write_csv, write_json, write_text
 from segkit.versions import version_of
 
@@ -19,6 +27,9 @@ _AGGREGATES = MappingProxyType(
         "pooled": "confusion matrices (bins of probabilities, boundary pixels) added up over images, then the metric: "
         "every pixel counts the same; Hausdorff distances are of an image and have no pooled value",
         "mean": "the metric per image, then the mean of the defined values: every image counts the same",
+        "num_defined": "images in which the metric is defined, which its mean is over (of the foreground: for any of "
+        "its classes)",
+        "num_images": "of a class: images whose truth holds it (of the foreground: any of its classes)",
         "foreground": "mean over all classes but the first, the background, for which the metric is defined",
         "groups": "the images of a group, or of one value of what else is known of them; with intervals where they are "
         "of at least two of the units that the bootstrap draws",
@@ -31,9 +42,14 @@ _OF_IMAGE = "_not_background"
 
 
 def write_report(report: PixelReport, folder: Path) -> None:
-    """Write `metrics.csv`, `summary.md` and `metrics.json` into `folder`, each whole or not at all."""
+    """Write `metrics.csv`, `summary.md` and `metrics.json` into `folder`, each whole or not at all.
+
+    Where probabilities are known, `curves.csv`, too.
+    """
     rows = as_csv_rows(report)
     write_csv(folder / "metrics.csv", rows, list(rows[0]))
+    if report.sweeps:
+        write_csv(folder / "curves.csv", pixel_curve_exports.as_csv_rows(report.sweeps), pixel_curve_exports.COLUMNS)
     write_text(folder / "summary.md", as_markdown(report))
     write_json(folder / "metrics.json", as_json(report))
 
@@ -53,6 +69,8 @@ def definitions_of(report: PixelReport) -> dict[str, str]:
         found |= surface_tables.definitions(report.surfaces.unit, report.surfaces.tolerance)
     if report.calibrations:
         found |= calibration_tables.DEFINITIONS
+    if report.sweeps:
+        found |= pixel_curves.DEFINITIONS
     if report.membranes is not None:
         found |= membrane_exports.DEFINITIONS
     return {**found, **{name: text for name, text in _AGGREGATES.items() if name != "groups" or report.groups}}
@@ -99,10 +117,14 @@ def as_json(report: PixelReport) -> dict[str, Any]:
         "headline": {"metric": "dice", "of": "foreground", "how": "pooled", **asdict(report.headline)},
         "foreground": asdict(report.foreground),
         "classes": [asdict(summary) for summary in report.per_class],
-        "pixel_error": _both(report.pixel_error_pooled, report.pixel_error_mean),
+        "pixel_error": {
+            **_both(report.pixel_error_pooled, report.pixel_error_mean),
+            "num_defined": report.num_defined,
+        },
         "surface_tolerance": None if rules is None else rules.tolerance,
         "surfaces": None if rules is None else asdict(rules),
         "calibration": [asdict(one) for one in report.calibrations],
+        "threshold_sweeps": pixel_curve_exports.as_json(report.sweeps),
         "membranes": None if report.membranes is None else membrane_exports.as_json(report.membranes),
         "groups": [
             {
@@ -141,9 +163,11 @@ def as_markdown(report: PixelReport) -> str:
         _summary_table(report, "pooled", list(pixels.CLASS_METRICS)),
         "## Mean over images",
         _summary_table(report, "mean", list(pixels.CLASS_METRICS)),
-        f"Pixel error: {report.pixel_error_mean}.",
+        f"Pixel error: {report.pixel_error_mean}, n {report.num_defined}. n: how many images a mean is over, those "
+        "where the metric is defined.",
         *_surface_parts(report),
         *_calibration_parts(report),
+        *pixel_curve_exports.markdown_parts(report.sweeps, len(report.classes)),
         *([] if report.membranes is None else membrane_exports.markdown_parts(report.membranes)),
         *_group_parts(report),
         "## Images with the lowest Dice",
@@ -176,8 +200,26 @@ def _summary_table(report: PixelReport, how: str, metrics: list[str], *, backgro
 
 
 def _of(summary: Summary, how: str, metric: str) -> str:
-    estimates: Mapping[str, Estimate] = getattr(summary, how)
-    return str(estimates[metric])
+    return _mean_of(summary, metric) if how == "mean" else str(summary.pooled[metric])
+
+
+def _mean_of(summary: Summary, metric: str) -> str:
+    """Return a mean over images with the number of these."""
+    return f"{summary.mean[metric]}, n {summary.num_defined[metric]}"
+
+
+def diagonals_in_words(report: PixelReport) -> str:
+    """Return in how many images the diagonal stands for distances, of each class where it does; empty for none."""
+    summaries = [one for one in report.per_class[1:] if one.num_diagonals]
+    if not summaries:
+        return ""
+    of_classes = ", ".join(
+        f"{one.num_diagonals} of {one.num_defined['nsd']} images of the class {one.name}" for one in summaries
+    )
+    return (
+        f"Only one of truth and prediction is empty in {of_classes}: there the image's diagonal stands for HD95, HD "
+        "and ASSD, which moves these means much, and NSD is 0."
+    )
 
 
 def _surface_parts(report: PixelReport) -> Iterator[str]:
@@ -189,6 +231,8 @@ def _surface_parts(report: PixelReport) -> Iterator[str]:
     yield (
         f"Means over images, of {rules.num_images} of {len(report.images)}; NSD with a tolerance of {rules.tolerance}."
     )
+    if diagonals := diagonals_in_words(report):
+        yield cell(diagonals)
     yield _summary_table(report, "mean", [f"hd95_{unit}", f"assd_{unit}", "nsd", f"hd_{unit}"], background=False)
     yield "Pooled over images, every boundary pixel counts the same:"
     yield _summary_table(report, "pooled", [f"assd_{unit}", "nsd"], background=False)
@@ -230,7 +274,7 @@ def _group_parts(report: PixelReport) -> Iterator[str]:
                     str(one.num_images),
                     *(str(one.foreground.pooled[metric]) for metric in ("dice", "iou", "precision", "recall")),
                     str(one.pixel_error_pooled),
-                    *(str(one.foreground.mean[metric]) for metric in further),
+                    *(_mean_of(one.foreground, metric) for metric in further),
                 ]
                 for one in groups[:_MAX_GROUPS]
             ],

@@ -14,15 +14,10 @@ from numpy.typing import NDArray
 
 from segkit.evaluation import confidence, pixels
 from segkit.evaluation.calibration_tables import Calibrations, CalibrationSummary
-from segkit.evaluation.estimates import (
-    Estimate,
-    Resampled,
-    estimate,
-    num_units,
-    number,
-    weights_of_set_and_samples,
-)
+from segkit.evaluation.estimates import Estimate, Resampled, num_units, number, weights_of_set_and_samples
 from segkit.evaluation.membrane_tables import MembraneReport
+from segkit.evaluation.pixel_curves import PixelSweep, sweeps_of
+from segkit.evaluation.pixel_summaries import MeasuredPixels, Summary, is_of, summaries_of
 from segkit.evaluation.surface_tables import Surfaces, Unit
 
 GROUP = "group"
@@ -71,19 +66,6 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """All images, for one class or for the foreground: metrics by name, pooled and as means over images.
-
-    `num_images` counts the images whose truth holds the class (any foreground class). HD and HD95 are never pooled.
-    """
-
-    name: str
-    num_images: int
-    pooled: Mapping[str, Estimate]
-    mean: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True, slots=True)
 class PixelGroup:
     """The images of a group, or of one value of an attribute: `by` says of what, `name` which.
 
@@ -113,8 +95,9 @@ class SurfaceRules:
 class PixelReport(Resampled):
     """Everything measured on a set of images; made by `measure_pixels`.
 
-    `surfaces` is None where no distances were measured; `calibrations` is empty where no probabilities are known;
-    `membranes` is None where no class is membrane.
+    `num_defined` is how many images the mean of the pixel error is over. `surfaces` is None where no distances were
+    measured; `calibrations` and `sweeps` are empty where no probabilities are known; `membranes` is None where no class
+    is membrane.
     """
 
     classes: tuple[str, ...]
@@ -124,8 +107,10 @@ class PixelReport(Resampled):
     foreground: Summary
     pixel_error_pooled: Estimate
     pixel_error_mean: Estimate
+    num_defined: int
     surfaces: SurfaceRules | None
     calibrations: tuple[CalibrationSummary, ...]
+    sweeps: tuple[PixelSweep, ...]
     groups: tuple[PixelGroup, ...]
     membranes: MembraneReport | None
 
@@ -151,6 +136,8 @@ def measure_pixels(
     membranes: MembraneReport | None = None,
     groups: Sequence[str] | None = None,
     attributes: Mapping[str, Sequence[str]] | None = None,
+    threshold: float | None = None,
+    is_validation: bool = False,
     num_samples: int = confidence.NUM_SAMPLES,
     seed: int = 0,
 ) -> PixelReport:
@@ -175,6 +162,10 @@ def measure_pixels(
     attributes
         What else is known of the images (scanner, modality), a value for each: there are rows for them as for groups,
         and intervals are what they are without.
+    threshold
+        The one of the probability that masks of two classes were made with; None where it is not known.
+    is_validation
+        Whether these are validation images, of which the best threshold is told, too.
     num_samples, seed
         Of the bootstrap. With a single image or group, intervals are None.
 
@@ -187,11 +178,11 @@ def measure_pixels(
     labels = {} if attributes is None else {key: tuple(values) for key, values in attributes.items()}
     _require_consistent(names, confusions, classes, labels)
     weights = weights_of_set_and_samples(len(names), groups, num_samples, seed)
-    measured = _Measured(confusions, surfaces, calibrations)
+    measured = MeasuredPixels(confusions, surfaces, calibrations)
     units = names if groups is None else groups
     divisions = labels if groups is None else {GROUP: tuple(groups), **labels}
     events = {0: NOT_BACKGROUND, **dict(enumerate(classes[1:], start=1))}
-    foreground, per_class, errors = _summaries(measured, classes, weights)
+    foreground, per_class, errors = summaries_of(measured, classes, weights)
     image_groups = [None] * len(names) if groups is None else list(groups)
     return PixelReport(
         classes=classes,
@@ -201,8 +192,10 @@ def measure_pixels(
         foreground=foreground,
         pixel_error_pooled=errors[0],
         pixel_error_mean=errors[1],
+        num_defined=int((~np.isnan(pixels.pixel_error(confusions))).sum()),
         surfaces=None if surfaces is None else SurfaceRules(surfaces.unit, tolerance, surfaces.num_measured),
         calibrations=() if calibrations is None else calibrations.summaries(events, weights),
+        sweeps=sweeps_of(calibrations, confusions, events, weights, used=threshold, is_validation=is_validation),
         groups=tuple(
             _group(by, value, np.array([one == value for one in values]), units, classes, measured, weights)
             for by, values in divisions.items()
@@ -221,109 +214,20 @@ def dice_of_image(confusion: NDArray[np.int64]) -> float | None:
     return number(float(pixels.mean_over_foreground(pixels.dice(confusion))))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Measured:
-    """What was counted in N images."""
-
-    confusions: NDArray[np.int64]
-    surfaces: Surfaces | None
-    calibrations: Calibrations | None
-
-    def of(self, members: NDArray[np.bool_]) -> "_Measured":
-        """Return what was counted in those that `members` (N,) marks."""
-        return _Measured(
-            self.confusions[members],
-            None if self.surfaces is None else self.surfaces.of(members),
-            None if self.calibrations is None else self.calibrations.of(members),
-        )
-
-    def by_image(self) -> dict[str, NDArray[np.float64]]:
-        """Return the metrics of each image and class, float64 (N, C), NaN where undefined."""
-        values = {name: metric(self.confusions) for name, metric in pixels.CLASS_METRICS.items()}
-        if self.surfaces is not None:
-            values |= {name: self._placed(one, self._foreground) for name, one in self.surfaces.by_image().items()}
-        if self.calibrations is not None and self.has_calibrated_classes:
-            events = self.calibrations.events
-            values |= {name: self._placed(one, events) for name, one in self.calibrations.by_image().items()}
-        return values
-
-    def pooled(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return those of all images together, float64 (B, C), for weights (B, N)."""
-        sums = confidence.pooled_over_images(self.confusions, weights)
-        values = {name: metric(sums) for name, metric in pixels.CLASS_METRICS.items()}
-        if self.surfaces is not None:
-            values |= {name: self._placed(one, self._foreground) for name, one in self.surfaces.pooled(weights).items()}
-        if self.calibrations is not None and self.has_calibrated_classes:
-            events = self.calibrations.events
-            values |= {name: self._placed(one, events) for name, one in self.calibrations.pooled(weights).items()}
-        return values
-
-    @property
-    def has_calibrated_classes(self) -> bool:
-        """Whether the probabilities of classes are known, and not only that of not being background."""
-        return self.calibrations is not None and any(self.calibrations.events)
-
-    @property
-    def _foreground(self) -> tuple[int, ...]:
-        return tuple(range(1, self.confusions.shape[-1]))
-
-    def _placed(self, values: NDArray[np.float64], classes: Sequence[int]) -> NDArray[np.float64]:
-        """Return values (..., E) of some classes in the columns of these, (..., C); NaN in the others."""
-        placed = np.full((*values.shape[:-1], self.confusions.shape[-1]), np.nan)
-        placed[..., list(classes)] = values
-        return placed
-
-
-def _summaries(
-    measured: _Measured, classes: Sequence[str], weights: NDArray[np.float64]
-) -> tuple[Summary, tuple[Summary, ...], tuple[Estimate, Estimate]]:
-    """Return the summary of the foreground, those of all classes, and the pixel error pooled and as a mean."""
-    pooled, by_image = measured.pooled(weights), measured.by_image()
-    mean = {metric: confidence.mean_over_images(values, weights) for metric, values in by_image.items()}
-    holds = measured.confusions.sum(axis=2) > 0
-    per_class = tuple(
-        Summary(
-            name=name,
-            num_images=int(holds[:, index].sum()),
-            pooled={metric: estimate(values[:, index]) for metric, values in pooled.items() if _is_of(metric, index)},
-            mean={metric: estimate(values[:, index]) for metric, values in mean.items() if _is_of(metric, index)},
-        )
-        for index, name in enumerate(classes)
-    )
-    foreground = Summary(
-        name="foreground",
-        num_images=int(holds[:, 1:].any(axis=1).sum()),
-        pooled={metric: estimate(pixels.mean_over_foreground(values)) for metric, values in pooled.items()},
-        mean={metric: estimate(pixels.mean_over_foreground(values)) for metric, values in mean.items()},
-    )
-    errors = pixels.pixel_error(measured.confusions)
-    sums = confidence.pooled_over_images(measured.confusions, weights)
-    return (
-        foreground,
-        per_class,
-        (estimate(pixels.pixel_error(sums)), estimate(confidence.mean_over_images(errors, weights))),
-    )
-
-
-def _is_of(metric: str, index: int) -> bool:
-    """Tell whether a class has a metric: of the background there are no boundaries and no probabilities."""
-    return index > 0 or metric in pixels.CLASS_METRICS
-
-
 def _group(
     by: str,
     name: str,
     members: NDArray[np.bool_],
     units: Sequence[str],
     classes: Sequence[str],
-    measured: _Measured,
+    measured: MeasuredPixels,
     weights: NDArray[np.float64],
 ) -> PixelGroup:
     """Measure the images that `members` (N,) marks; `units` has what the bootstrap draws each image with."""
     num_units = len({unit for unit, is_member in zip(units, members, strict=True) if is_member})
     # The samples of a single unit are multiples of it.
     drawn = weights[:, members] if num_units > 1 else weights[:1, members]
-    foreground, per_class, errors = _summaries(measured.of(members), classes, drawn)
+    foreground, per_class, errors = summaries_of(measured.of(members), classes, drawn)
     return PixelGroup(by, name, int(members.sum()), num_units, foreground, per_class, *errors)
 
 
@@ -331,7 +235,7 @@ def _image_rows(
     names: Sequence[str],
     groups: Sequence[str | None],
     attributes: Mapping[str, Sequence[str]],
-    measured: _Measured,
+    measured: MeasuredPixels,
 ) -> tuple[ImageRow, ...]:
     errors = pixels.pixel_error(measured.confusions)
     foreground = {name: pixels.mean_over_foreground(values) for name, values in measured.by_image().items()}
@@ -352,7 +256,7 @@ def _image_rows(
 
 
 def _class_rows(
-    names: Sequence[str], groups: Sequence[str | None], classes: Sequence[str], measured: _Measured
+    names: Sequence[str], groups: Sequence[str | None], classes: Sequence[str], measured: MeasuredPixels
 ) -> tuple[ClassRow, ...]:
     by_image, confusions = measured.by_image(), measured.confusions
     counts = [
@@ -364,7 +268,7 @@ def _class_rows(
             name,
             group,
             class_name,
-            {metric: number(values[image, index]) for metric, values in by_image.items() if _is_of(metric, index)},
+            {metric: number(values[image, index]) for metric, values in by_image.items() if is_of(metric, index)},
             *(int(count[image, index]) for count in counts),
         )
         for image, (name, group) in enumerate(zip(names, groups, strict=True))

@@ -21,7 +21,8 @@ from segkit.evaluation.estimates import ratio
 from segkit.evaluation.point_matching import candidate_pairs, match_one_by_one, require_scores
 
 FROC_RATES = (1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
-"""False positives per image at which CAMELYON16 reads the sensitivity."""
+"""False positives per image at which CAMELYON16 reads the sensitivity; how it reads it is another matter, see
+`PointCurve.froc`."""
 
 
 class ScoredHits(NamedTuple):
@@ -148,9 +149,12 @@ class PointCurve:
         """Return the sensitivities at `rates` false positives per unit of `size`; None without truth.
 
         `size` is what was searched: the number of images, or the area in mm2. The sensitivity at a rate is the highest
-        recall whose false positives do not exceed the rate, 0 where there is none. With the default rates the mean is
-        the score of CAMELYON16 (Ehteshami Bejnordi et al. 2017, JAMA 318:2199-2210, doi:10.1001/jama.2017.14585), but
-        for its linear interpolation.
+        recall whose false positives do not exceed the rate, 0 where there is none: steps, which some threshold attains.
+
+        The default rates are those of CAMELYON16 (Ehteshami Bejnordi et al. 2017, JAMA 318:2199-2210,
+        doi:10.1001/jama.2017.14585), whose score is another one than this mean: it interpolates linearly between
+        thresholds and leaves out the lowest score. `make reference` rebuilds it and counts the sets on which the two
+        agree, a part of all; with few points they lie far apart.
 
         Raises
         ------
@@ -169,7 +173,8 @@ class PointCurve:
     def thinned(self, limit: int) -> "PointCurve":
         """Return the curve at no more than `limit` (>= 3) of its thresholds, the first and the last among them.
 
-        Thresholds where recall rises are preferred, as average precision needs no others, and spread evenly.
+        Thresholds where recall rises are preferred, as average precision and FROC need no others, and spread evenly:
+        without equal scores a sensitivity of FROC is then lower by less than 1 / (limit - 3), and never higher.
         """
         last = len(self.thresholds) - 1
         if last < limit:

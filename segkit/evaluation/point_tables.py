@@ -1,8 +1,9 @@
-"""Tables of point metrics: per image, per group and per class, pooled over images, with intervals.
+"""Tables of point metrics: per image, per group and per class, pooled and averaged over images, with intervals.
 
-*Pooled* means that the images' counts are added up before a metric is computed: every point counts the same. The
-*foreground* is the mean over the classes 1 .. C-1 for which the metric is defined. *Any class* measures detection
-apart from classification: every detection may match any labelled point.
+Two ways to get one number from many images, both given: *pooled* adds the images' counts up and then computes the
+metric (every point counts the same); *mean* computes it per image and averages the defined values (every image counts
+the same). The *foreground* is the mean over the classes 1 .. C-1 for which the metric is defined. *Any class* measures
+detection apart from classification: every detection may match any labelled point.
 
 Counts are by the matching rule that was asked for, curves and what is made of them by `point_rules.curve_rule` of it.
 """
@@ -37,14 +38,16 @@ GROUP = "group"
 class PointRow:
     """Counts of one class in one image.
 
-    `name` is None where the counts of all classes are added up. `area_mm2` is what was searched, None without mpp;
-    `attributes` is what else is known of the image, by name.
+    `name` is None where the counts of all classes are added up; there is no average precision then, nor without
+    labelled points. `area_mm2` is what was searched, None without mpp; `attributes` is what else is known of the image,
+    by name.
     """
 
     image: str
     group: str | None
     name: str | None
     counts: PointCounts
+    average_precision: float | None
     area_mm2: float | None
     attributes: Mapping[str, str]
 
@@ -78,8 +81,9 @@ class PointReport(Resampled):
     """Everything measured on a set of images; made by `measure_points`.
 
     `images` has the counts of all classes added up, a row per image; `rows` one per image and class; `groups` one per
-    group (or value of an attribute) and class. `any_class` is None where there is one class only. Lengths are
-    in pixels at level 0; `area_mm2` is None without mpp. `rule` is one of `point_rules.RULES`. `choice` is how the
+    group (or value of an attribute) and class. `foreground` has the means over the classes of what is pooled over
+    images, `foreground_mean` of what is averaged over them. `any_class` is None where there is one class only. Lengths
+    are in pixels at level 0; `area_mm2` is None without mpp. `rule` is one of `point_rules.RULES`. `choice` is how the
     thresholds were chosen, None where nobody knows; it is for whoever knows to add.
     """
 
@@ -94,6 +98,7 @@ class PointReport(Resampled):
     groups: tuple[PointGroup, ...]
     per_class: tuple[PointSummary, ...]
     foreground: Mapping[str, Estimate]
+    foreground_mean: Mapping[str, Estimate]
     any_class: PointSummary | None
     choice: Choice | None = None
 
@@ -101,6 +106,11 @@ class PointReport(Resampled):
     def headline(self) -> Estimate:
         """F1 pooled over images, mean over the foreground classes."""
         return self.foreground["f1"]
+
+    @property
+    def summaries(self) -> tuple[PointSummary, ...]:
+        """Those of the classes, and of any class where there are several."""
+        return (*self.per_class, *(() if self.any_class is None else (self.any_class,)))
 
     @property
     def curve_rule(self) -> str:
@@ -185,12 +195,13 @@ def measure_points(
         any_class, _ = summarise(everything, weights, areas_mm2)
     summaries = [summarise(one, weights, areas_mm2) for one in measured]
 
-    def row(image: int, name: str | None, counts: PointCounts) -> PointRow:
+    def row(image: int, name: str | None, counts: PointCounts, average_precision: float | None = None) -> PointRow:
         return PointRow(
             image=names[image],
             group=None if groups is None else groups[image],
             name=name,
             counts=counts,
+            average_precision=average_precision,
             area_mm2=None if areas_mm2 is None else float(areas_mm2[image]),
             attributes={key: values[image] for key, values in labels.items()},
         )
@@ -205,7 +216,11 @@ def measure_points(
         images=tuple(
             row(image, None, sum((one.counts[image] for one in measured), PointCounts())) for image in range(len(names))
         ),
-        rows=tuple(row(image, one.name, one.counts[image]) for image in range(len(names)) for one in measured),
+        rows=tuple(
+            row(image, one.name, one.counts[image], number(one.average_precisions[image]))
+            for image in range(len(names))
+            for one in measured
+        ),
         groups=_groups(
             measured,
             labels if groups is None else {GROUP: tuple(groups), **labels},
@@ -214,16 +229,21 @@ def measure_points(
             areas_mm2,
         ),
         per_class=tuple(summary for summary, _ in summaries),
-        foreground={
-            metric: estimate(mean_of_defined(np.stack([values[metric] for _, values in summaries], axis=-1)))
-            for metric in METRICS
-        },
+        foreground=_mean_of_classes([values.pooled for _, values in summaries]),
+        foreground_mean=_mean_of_classes([values.mean for _, values in summaries]),
         any_class=any_class,
         unit="image" if groups is None else "group",
         num_units=num_units(len(names), groups),
         num_samples=num_samples,
         seed=seed,
     )
+
+
+def _mean_of_classes(values: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, Estimate]:
+    return {
+        metric: estimate(mean_of_defined(np.stack([of_class[metric] for of_class in values], axis=-1)))
+        for metric in METRICS
+    }
 
 
 def _groups(

@@ -5,13 +5,15 @@ many pairs as possible. A second detection of the same point is then a false pos
 
 **Undefined values.** A ratio whose denominator is 0 is undefined. So for one class:
 
-==============  ==================  ====================================
+==============  ==================  ========================================
 truth           detections          values
-==============  ==================  ====================================
-none            none                precision, recall, F1 undefined
-none            some                precision, F1 0; recall undefined
-some            none                recall, F1 0; precision undefined
-==============  ==================  ====================================
+==============  ==================  ========================================
+none            none                precision, recall, F1, AP undefined
+none            some                precision, F1 0; recall, AP undefined
+some            none                recall, F1, AP 0; precision undefined
+==============  ==================  ========================================
+
+So it is for an image, too; means over images leave out those for which the metric is undefined.
 
 Densities are 0 where there is no point, and undefined without mpp only.
 
@@ -202,10 +204,14 @@ DEFINITIONS = MappingProxyType(
         "recall": "TP / (TP + FN)",
         "f1": "2 TP / (2 TP + FP + FN)",
         "average_precision": "area under the precision-recall steps, the sum of (R_i - R_(i-1)) P_i over all "
-        "thresholds, no interpolation, matched by the rule of curves; needs candidates down to low scores",
+        "thresholds, no interpolation, matched by the rule of curves; needs candidates down to low scores. Of an image "
+        "(in means): of its own detections; undefined without labelled points, so that false positives in such an "
+        "image lower no mean of it",
         "froc": "free-response curve, matched by the rule of curves: the highest recall whose false positives per "
-        "image (per mm2) do not exceed the rate, no interpolation, 0 if there is none; its mean over the rates 1/4, "
-        "1/2, 1, 2, 4, 8 per image is the score of CAMELYON16, which interpolates",
+        "image (per mm2) do not exceed the rate, in steps, without interpolation, 0 if there is none; its mean is over "
+        "the rates 1/4, 1/2, 1, 2, 4, 8. CAMELYON16 reads its score at the same rates per image in another "
+        "way: it interpolates between thresholds and leaves out the lowest score; the two agree on part of all sets "
+        "only, and with few points lie far apart",
         "rule_of_curves": "greedy where counts are by greedy, optimal where they are by any other rule: under the "
         "others a lower threshold can undo a match",
         "num_true": "labelled points, TP + FN",
@@ -216,7 +222,8 @@ DEFINITIONS = MappingProxyType(
         "true_per_10_hpf": f"num_true per {TEN_HPF_MM2} mm2, the area of ten high-power fields 0.55 mm across "
         "(0.237 mm2 each); predicted_per_10_hpf likewise; fields differ between microscopes: compare per mm2",
         "any_class": "every detection may match any labelled point; a position found as two classes counts twice",
-        "undefined": "a ratio with a denominator of 0 is undefined (null, empty cell) and left out of means",
+        "undefined": "a ratio with a denominator of 0 is undefined (null, empty cell) and left out of means: precision "
+        "without detections, recall and average precision without labelled points, F1 without either",
     }
 )
 """What files say about each metric; `point_rules.DEFINITIONS` says it of the rules."""

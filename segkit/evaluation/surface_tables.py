@@ -21,7 +21,7 @@ from segkit.evaluation.surfaces import SurfaceTally
 
 Unit = Literal["um", "px"]
 
-_HD95, _HD, _NUM, _SUM, _NEAR = range(5)
+_HD95, _HD, _NUM, _SUM, _NEAR, _ONE_EMPTY = range(6)
 
 
 def surface_row(tally: SurfaceTally, shape: Sequence[int], tolerance_px: float) -> NDArray[np.float64]:
@@ -38,8 +38,9 @@ def surface_row(tally: SurfaceTally, shape: Sequence[int], tolerance_px: float) 
 
     Returns
     -------
-    float64 (5,), distances in pixels: HD95, HD (NaN where both masks are empty); number of boundary pixels of both
-    masks, the sum of their distances, number of those within the tolerance.
+    float64 (6,), distances in pixels: HD95, HD (NaN where both masks are empty); number of boundary pixels of both
+    masks, the sum of their distances, number of those within the tolerance; 1 where only one of the masks is empty, so
+    that the diagonal stands for the distances, else 0.
     """
     both = tally.from_prediction + tally.from_truth
     values = np.array([surfaces.bounded(value, shape) for value in both.values_px], np.float64)
@@ -50,6 +51,7 @@ def surface_row(tally: SurfaceTally, shape: Sequence[int], tolerance_px: float) 
             both.counts.sum(),
             values @ both.counts,
             both.counts[both.values_px <= tolerance_px].sum(),
+            tally.is_infinite,
         ],
         np.float64,
     )
@@ -62,7 +64,7 @@ class Surfaces:
     Attributes
     ----------
     rows
-        float64 (N, C-1, 5), those of `surface_row`; NaN for images whose distances were not measured.
+        float64 (N, C-1, 6), those of `surface_row`; NaN for images whose distances were not measured.
     units_per_px
         Micrometres, or 1, float64 (N,).
     unit
@@ -77,6 +79,12 @@ class Surfaces:
     def num_measured(self) -> int:
         """Images whose distances were measured."""
         return int((~np.isnan(self.rows[:, 0, _NUM])).sum())
+
+    @property
+    def one_empty(self) -> NDArray[np.bool_]:
+        """Where only one of truth and prediction is empty, and the diagonal stands for distances: bool (N, C-1)."""
+        empty: NDArray[np.bool_] = self.rows[..., _ONE_EMPTY] > 0
+        return empty
 
     def of(self, members: NDArray[np.bool_]) -> "Surfaces":
         """Return the rows of some of the images, which `members` (N,) marks."""
@@ -109,7 +117,7 @@ def stack_surfaces(
     Parameters
     ----------
     rows
-        Of each image float64 (C-1, 5), or None: not measured.
+        Of each image float64 (C-1, 6), or None: not measured.
     mpps
         Micrometres per pixel of each, None where unknown: then all distances are told in pixels.
     num_classes
@@ -117,7 +125,7 @@ def stack_surfaces(
     """
     if all(one is None for one in rows):
         return None
-    missing = np.full((num_classes - 1, 5), np.nan)
+    missing = np.full((num_classes - 1, 6), np.nan)
     known = [mpp for mpp in mpps if mpp is not None]
     in_um = len(known) == len(mpps)
     return Surfaces(
@@ -142,4 +150,5 @@ def definitions(unit: Unit, tolerance: str) -> Mapping[str, str]:
     """
     told = {f"{name}_{unit}" if name in _OF_UNIT else name: text for name, text in surfaces.DEFINITIONS.items()}
     told["nsd"] = told["nsd"].replace("tolerance", f"tolerance of {tolerance}")
+    told["num_diagonals"] = "images where the diagonal stands for the distances in means (distance_of_empty)"
     return told

@@ -55,19 +55,34 @@ PERCENTILE: Final = 95
 # Trees with larger leaves are built faster and, for one round of questions, answer as fast.
 _LEAF_SIZE = 32
 
-# Most boundary pixels have the other boundary as near as that, where looking around is quicker than asking a tree.
-_NEAR_PX = 7
+# Most boundary pixels have the other boundary as near as that, where all of them look around step by step.
+_NEAR_PX = 4
+
+# The few that are left look farther, each in all directions at once: quicker than building a tree, unless that takes
+# many looks for each pixel that the tree would hold.
+_FAR_PX: Final = (9, 18, 40)
+_LOOKS_PER_PIXEL: Final = 64
+_LOOKS_AT_ONCE: Final = 1 << 18
+
+
+def _steps_between(inner_px: int, outer_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return squared length, rows down and columns right of all steps longer than the one, the shortest first."""
+    down, right = np.mgrid[-outer_px : outer_px + 1, -outer_px : outer_px + 1].reshape(2, -1)
+    squares = down**2 + right**2
+    order = np.argsort(squares, kind="stable")
+    kept = order[(squares[order] > inner_px**2) & (squares[order] <= outer_px**2)]
+    return squares[kept], down[kept], right[kept]
 
 
 def _steps_by_length() -> list[tuple[int, list[tuple[int, int]]]]:
     """Return the steps (down, right) of up to `_NEAR_PX` by their squared length, the shortest first."""
-    span = range(-_NEAR_PX, _NEAR_PX + 1)
-    steps = [(down, right) for down in span for right in span]
-    squares = sorted({down**2 + right**2 for down, right in steps if 0 < down**2 + right**2 <= _NEAR_PX**2})
-    return [(square, [step for step in steps if step[0] ** 2 + step[1] ** 2 == square]) for square in squares]
+    squares, down, right = _steps_between(0, _NEAR_PX)
+    steps = list(zip(squares.tolist(), down.tolist(), right.tolist(), strict=True))
+    return [(square, [step[1:] for step in steps if step[0] == square]) for square in np.unique(squares).tolist()]
 
 
 _STEPS: Final = _steps_by_length()
+_RINGS: Final = [_steps_between(*ends) for ends in zip((_NEAR_PX, *_FAR_PX), _FAR_PX, strict=False)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -279,32 +294,52 @@ def _measured(
     limit_px: float,
 ) -> Distances:
     tile = tuple(slice(margin_px, side - margin_px) for side in boundary.shape)
-    asking = np.zeros_like(boundary)
-    asking[tile] = (boundary ^ common)[tile]
-    # With room around for steps of up to _NEAR_PX, so that a neighbour's place is a number away.
-    padded = np.pad(other, _NEAR_PX)
+    room = _FAR_PX[-1]
+    # With room around for the longest step, so that a neighbour's place is a number away.
+    padded = np.zeros([side + 2 * room for side in other.shape], np.bool_)
+    padded[room:-room, room:-room] = other
     neighbours, width = padded.ravel(), padded.shape[1]
-    places = np.flatnonzero(np.pad(asking, _NEAR_PX))
+    asking = boundary[tile] ^ common[tile]
+    rows, columns = np.divmod(np.flatnonzero(asking), max(1, asking.shape[1]))
+    places = (rows + room + margin_px) * width + columns + room + margin_px
     squares, counts = [0], [int(np.count_nonzero(common[tile]))]
     for square, steps in _STEPS:
         if not len(places) or square > limit_px**2:
             break
         found = np.zeros(len(places), np.bool_)
         for down, right in steps:
-            found |= neighbours[places + (down * width + right)]
+            found |= neighbours.take(places + (down * width + right))
         squares.append(square)
         counts.append(int(np.count_nonzero(found)))
         places = places[~found]
-    far = np.full(len(places), np.inf)
-    if len(places) and limit_px > _NEAR_PX and neighbours.any():
+    far = [np.sqrt(squares)]
+    reached_px, most_looks = _NEAR_PX, _LOOKS_PER_PIXEL * np.count_nonzero(other)
+    for (lengths, rows_down, columns_right), outer_px in zip(_RINGS, _FAR_PX, strict=True):
+        if not 0 < len(places) * len(lengths) <= most_looks or limit_px <= reached_px:
+            break
+        nearest = _first_step(neighbours, places, rows_down * width + columns_right)
+        far.append(np.sqrt(lengths[nearest[nearest >= 0]]))
+        places, reached_px = places[nearest < 0], outer_px
+    rest = np.full(len(places), np.inf)
+    if len(places) and limit_px > reached_px and neighbours.any():
         # Squares of whole numbers are exact in a tree.
         points, start = (np.stack(np.divmod(at, width), axis=1) for at in (np.flatnonzero(neighbours), places))
         tree = KDTree(points, leafsize=_LEAF_SIZE, balanced_tree=False, compact_nodes=False)
-        far = tree.query(start, distance_upper_bound=limit_px + 0.5)[0]
-        far[far > limit_px] = np.inf
-    return _distances(
-        np.append(np.sqrt(squares), far), np.append(np.array(counts, np.int64), np.ones(len(far), np.int64))
-    )
+        rest = tree.query(start, distance_upper_bound=limit_px + 0.5)[0]
+    values = np.concatenate([*far, rest])
+    values[values > limit_px] = np.inf
+    return _distances(values, np.append(np.array(counts, np.int64), np.ones(len(values) - len(counts), np.int64)))
+
+
+def _first_step(neighbours: NDArray[np.bool_], places: NDArray[np.intp], steps: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the index of the first of the steps that meets a boundary from each place, (N,); -1 where none does."""
+    first = np.full(len(places), -1)
+    at_once = max(1, _LOOKS_AT_ONCE // len(steps))
+    for start in range(0, len(places), at_once):
+        seen = neighbours.take(places[start : start + at_once, np.newaxis] + steps)
+        nearest = seen.argmax(axis=1)
+        first[start : start + at_once] = np.where(seen[np.arange(len(nearest)), nearest], nearest, -1)
+    return first
 
 
 def _distances(values_px: NDArray[np.float64], counts: NDArray[np.int64]) -> Distances:

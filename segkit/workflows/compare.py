@@ -12,14 +12,17 @@ from segkit import files
 from segkit.config import DataConfig, EvaluateConfig
 from segkit.errors import InputError, UsageError
 from segkit.evaluation.comparison import Comparison, compare_metrics
-from segkit.evaluation.comparison_exports import write_comparison
+from segkit.evaluation.comparison_exports import CSV, JSON, MARKDOWN, write_comparison
 from segkit.evaluation.comparison_rows import Rows, metrics_of, read_rows
 from segkit.models.model_file import MODEL_NAME
-from segkit.workflows import runs
+from segkit.workflows import own_folder, runs
 from segkit.workflows.callbacks import OnNote, OnProgress, quiet_note, quiet_progress
-from segkit.workflows.evaluate import evaluate, require_own_folder
+from segkit.workflows.evaluate import evaluate
 from segkit.workflows.given_files import METRICS, read_object
 
+COMMAND: Final = "compare"
+LEAVES: Final = (JSON, CSV, MARKDOWN, "table.tex")
+"""The files that a comparison writes, but for its record."""
 TABLE: Final = "metrics.csv"
 MAX_NAMED: Final = 5
 MODEL_SUFFIX: Final = ".safetensors"
@@ -99,7 +102,7 @@ def compare(
     models = {label: path for label, path in labels.items() if _is_run(path)}
     _require_data(models, data)
     files.prepare_folder(out)
-    require_own_folder(out, "compare")
+    own_folder.require_own_folder(out, COMMAND, LEAVES)
     with files.folder_lock(out):
         files.remove_leftovers(out)
         folders = {label: out / label.replace("/", "_") if label in models else path for label, path in labels.items()}
@@ -135,9 +138,10 @@ def compare(
             "models": {one.label: one.record.get("model") for one in evaluations},
             "splits": {one.label: one.split for one in evaluations},
         }
+        own_folder.begin(out, COMMAND, LEAVES)
         write_comparison(comparison, out, facts=facts, remarks=remarks, meanings=meanings)
         record = {
-            "command": "compare",
+            "command": COMMAND,
             **facts,
             "settings": config.model_dump(mode="json"),
             "images": names,
@@ -145,7 +149,7 @@ def compare(
             "finished": runs.now(),
             "complete": True,
         }
-        files.write_json(out / runs.RECORD, record)
+        own_folder.finish(out, record)
     return CompareResult(comparison=comparison, folder=out, remarks=remarks)
 
 
@@ -204,7 +208,7 @@ def _is_run(path: Path) -> bool:
         return False
     if (path / MODEL_NAME).is_file():
         return True
-    if (path / METRICS).is_file() and command is None:
+    if command is None and ((path / METRICS).is_file() or own_folder.is_unfinished(path, "evaluate")):
         raise InputError(f"{path}: holds an evaluation that was not finished (no {runs.RECORD}). Evaluate again.")
     what = f"is what `segkit {command}` left" if command else "holds neither" if path.is_dir() else "is no folder"
     raise InputError(

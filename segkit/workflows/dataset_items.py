@@ -1,6 +1,6 @@
 """Which images of a data folder are evaluated."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,8 @@ from segkit.errors import InputError
 from segkit.models.model_file import Model
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
+from segkit.workflows.given_files import note_on_changed
+from segkit.workflows.missing import REMEDY, Missing, listed
 
 MAX_NAMED = 5
 MOST_VALUES = 20
@@ -28,7 +30,9 @@ def items_of(split: str, dataset: Dataset, model: Model, on_note: OnNote) -> lis
         There are none.
     """
     items = list(dataset.items) if split == "all" else items_as_split(dataset, model, on_note)
-    return _those_of(split, items, dataset.root)
+    chosen = _those_of(split, items, dataset.root)
+    _say_groups(chosen, on_note)
+    return chosen
 
 
 def items_as_split(dataset: Dataset, model: Model, on_note: OnNote) -> list[Item]:
@@ -47,26 +51,39 @@ def items_as_split(dataset: Dataset, model: Model, on_note: OnNote) -> list[Item
 
 
 def items_with(
-    predicted: Collection[str], prediction: Path, dataset: Dataset, what: str, on_note: OnNote, *, split: str = "all"
+    predicted: Mapping[str, Path],
+    prediction: Path,
+    dataset: Dataset,
+    what: str,
+    on_note: OnNote,
+    *,
+    split: str = "all",
+    missing: Missing | None = None,
 ) -> list[Item]:
-    """Return the images of a split that there are predictions of, by name; it is said of how many there are none.
+    """Return the images of a split that there are predictions of, by name; those of other splits are passed over.
+
+    It is said if they are not the files that were predicted.
 
     Parameters
     ----------
     predicted, prediction
-        The names of the predictions, and the folder that they lie in.
+        The predictions by name, and the folder that they lie in.
     dataset
         The truth.
     what
         What was predicted, for the message.
     split
         As the folder itself says it, or `all`.
+    missing
+        What becomes of images of the split without a prediction; None: they are refused.
 
     Raises
     ------
     InputError
-        A prediction has no image, or there are no images of the split, or no predictions of any.
+        A prediction has no image, or there are no images of the split, no predictions of any, or none of some that may
+        not be left out.
     """
+    missing = missing or Missing()
     unknown = sorted(set(predicted) - {item.name for item in dataset.items})
     if unknown:
         raise InputError(f"{prediction}: these have no image of their name in {dataset.root}:", unknown)
@@ -74,12 +91,27 @@ def items_with(
     without = [item.name for item in asked if item.name not in predicted]
     if len(without) == len(asked):
         raise InputError(f"{prediction}: has no {what} of any image of the split `{split}` in {dataset.root}.")
-    if without:
-        on_note(
-            f"{len(without)} of {len(asked)} images in {dataset.root} have no {what} in {prediction} and are "
-            f"left out: {', '.join(without[:MAX_NAMED])}{', ...' if len(without) > MAX_NAMED else ''}"
+    if without and not missing.allowed:
+        of_split = "" if split == "all" else f" of the split `{split}`"
+        whole = _splits_predicted_whole(predicted, dataset) if split == "all" else []
+        instead = "".join(f"measure those of the split {name} only (--split {name}), " for name in whole)
+        raise InputError(
+            f"{prediction}: {len(without)} of {len(asked)} images{of_split} in {dataset.root} have no {what}, and "
+            f"without them the numbers may be too good. Predict these, too, {instead}or {REMEDY}:",
+            listed(without),
         )
-    return [item for item in asked if item.name in predicted]
+    missing.names += without
+    items = [item for item in asked if item.name in predicted]
+    if note := note_on_changed(predicted, {item.name: item.image for item in items}):
+        on_note(note)
+    _say_groups(items, on_note)
+    return items
+
+
+def _splits_predicted_whole(predicted: Mapping[str, Path], dataset: Dataset) -> list[Split]:
+    """Return the splits of whose images there is a prediction each."""
+    splits: list[Split] = [split for split in SPLITS if dataset.of_split(split)]
+    return [split for split in splits if all(item.name in predicted for item in dataset.of_split(split))]
 
 
 def require_scale(dataset: Dataset, model: Model) -> None:
@@ -104,10 +136,45 @@ def _split_of(word: str) -> Split | None:
     return next((split for split in SPLITS if split == word), None)
 
 
-def groups_of(items: Sequence[Item]) -> list[str] | None:
-    """Return the group of each image; None unless all have one."""
-    groups = [item.group for item in items if item.group is not None]
-    return groups if len(groups) == len(items) else None
+class Grouped(Protocol):
+    """An image that may belong to others."""
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+
+    @property
+    def group(self) -> str | None:
+        """Its group (slide, patient), None where splits.csv does not say it."""
+
+
+def groups_of(items: Sequence[Grouped]) -> list[str] | None:
+    """Return the group of each image; None where no image has one.
+
+    An image without one is a group of its own, as it is where splits are drawn (`segkit.data.splits`), and has its own
+    name for it, or `image NAME` where a group is called so.
+    """
+    named = {item.group for item in items if item.group is not None}
+    if not named:
+        return None
+    taken = named | {item.name for item in items if item.group is None}
+    groups = []
+    for item in items:
+        group = item.name if item.group is None else item.group
+        while item.group is None and item.name in named and group in taken:
+            group = f"image {group}"
+        taken.add(group)
+        groups.append(group)
+    return groups
+
+
+def _say_groups(items: Sequence[Item], on_note: OnNote) -> None:
+    alone = [item.name for item in items if item.group is None]
+    if 0 < len(alone) < len(items):
+        on_note(
+            f"splits: {len(alone)} of {len(items)} images have no group and are groups of their own: "
+            f"{', '.join(alone[:MAX_NAMED])}{', ...' if len(alone) > MAX_NAMED else ''}"
+        )
 
 
 class Described(Protocol):

@@ -14,6 +14,7 @@ from segkit.workflows.evaluate_objects import FoundObjects
 from segkit.workflows.evaluate_points import Found
 from segkit.workflows.given_files import files_in, slide_record
 from segkit.workflows.measured_masks import FoundMasks
+from segkit.workflows.missing import Missing
 from segkit.workflows.truth_files import TruthFolder, find_truth
 
 
@@ -24,6 +25,7 @@ def measure_given(
     figures: Path,
     on_progress: OnProgress,
     on_note: OnNote,
+    missing: Missing | None = None,
 ) -> FoundMasks | Found | FoundObjects:
     """Compare what is there with the truth.
 
@@ -39,6 +41,9 @@ def measure_given(
         Folders; see `segkit.workflows.given_files.files_in` and `segkit.workflows.truth_files.find_truth`.
     figures
         Where pictures of objects and points are drawn.
+    missing
+        What becomes of truths without a prediction; those left out are added to it. None: as
+        `allow_missing` says.
 
     Raises
     ------
@@ -48,7 +53,7 @@ def measure_given(
         What is asked for cannot be measured on them.
     """
     detections = has_detections(prediction)
-    found = replace(find_truth(truth), split=config.split)
+    found = replace(find_truth(truth), split=config.split, missing=missing or Missing(allowed=config.allow_missing))
     if config.split != "all" and not found.is_data:
         raise UsageError(f"--split {config.split}: {found.root} is no data folder, and has no splits. Leave it out.")
     chosen = _choose(prediction, found, detections=detections) if config.measure == "auto" else config.measure

@@ -1,26 +1,28 @@
 """Objects that are there, ids or polygons, measured against true ones, whatever the size of the images."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.classes import class_of_polygon
+from segkit.data.classes import BACKGROUND, class_of_polygon
 from segkit.data.instance_labels import UNLABELLED
 from segkit.data.instance_targets import compact_ids
 from segkit.data.layout import Item, read_image
 from segkit.errors import InputError
 from segkit.evaluation.object_blocks import match_blocks
+from segkit.evaluation.object_classes import ObjectClasses
 from segkit.inference.object_outputs import OBJECT_POLYGONS
-from segkit.slides.geojson import Feature
+from segkit.slides.geojson import Feature, read_geojson
 from segkit.workflows.callbacks import OnNote, OnProgress
-from segkit.workflows.class_codes import Codes, codes_of_labels, codes_of_polygons, common_classes
+from segkit.workflows.class_codes import codes_of_labels, codes_of_polygons
 from segkit.workflows.dataset_items import attributes_of
 from segkit.workflows.evaluate_objects import FoundObjects
-from segkit.workflows.given_files import MASKS, files_in, slide_record
-from segkit.workflows.given_planes import OpenPair, class_values, open_pair
+from segkit.workflows.given_files import MASKS, files_in, is_polygons, slide_record
+from segkit.workflows.given_planes import OpenPair, open_pair
+from segkit.workflows.object_class_names import SharedClasses, shared_classes, tells_classes
 from segkit.workflows.placement import Placement, differ, in_short, scales_in_words
 from segkit.workflows.truth_files import TrueFile, TruthFolder, groups_of_truths, pair_truths
 
@@ -37,6 +39,9 @@ def given_objects(
 
     They are what `evaluate` leaves, NAME.png or NAME.tif of ids, or what `predict` leaves, NAME/objects.geojson, or
     NAME.geojson. Memory grows with the number of objects, not with the size of the image.
+
+    Where polygons on both sides have classes, two or more in all, these are compared, too. Polygons that are called
+    background are no objects, here as in a data folder.
 
     Parameters
     ----------
@@ -55,24 +60,31 @@ def given_objects(
     """
     paths = _objects_in(prediction)
     truths = pair_truths(truth, paths, prediction, "objects", on_note)
-    found = FoundObjects("", groups=groups_of_truths(truths), attributes=attributes_of(truths))
+    shared = _shared_with(
+        truth, truths, {true.name: paths[true.name] for true in truths}, prediction, on_progress, on_note
+    )
+    found = FoundObjects(
+        shared.name, classes=shared.names, groups=groups_of_truths(truths), attributes=attributes_of(truths)
+    )
     mpps: dict[str, float | None] = {}
-    labels: dict[str, int] = {}
-    predicted_labels: dict[str, int] = {}
     placements: dict[str, Placement] = {}
     for number, true in enumerate(truths, start=1):
         path = paths[true.name]
+        ids = _PolygonIds(shared.of_true), _PolygonIds(shared.of_predicted)
         with open_pair(
             true,
             path,
             slide_record(path),
             mpp=truth.mpp_of(true),
-            true_value=_Numbered(labels),
-            predicted_value=_Numbered(predicted_labels),
+            true_value=ids[0],
+            predicted_value=ids[1],
             needs_size=False,
         ) as pair:
             placements[true.name], mpps[true.name] = pair.placement, pair.mpp
-            _measure(found, pair, true, path, truth.described.ignore, figures, on_progress)
+            by_id = ObjectClasses(*(one.classes for one in ids)) if shared.names else None
+            # Ids of polygons are their numbers, and none of them is what a mask says of pixels that are not labelled.
+            ignore = truth.described.ignore if truth.kind == "labels" else None
+            _measure(found, pair, true, path, ignore, by_id, figures, on_progress)
         on_progress("measure", number, len(truths), {})
     scales = scales_in_words(placements, prediction)
     for note in scales:
@@ -80,13 +92,52 @@ def given_objects(
     if scales:
         found.source["scale"] = "; ".join(scales)
     found.mpp = _common_mpp(mpps, truth.root, on_note)
-    names = _names_of(truth, labels)
-    if predicted_labels:
-        predicted = codes_of_polygons(prediction, predicted_labels, None)
-        # Objects are matched whatever their class; but of other classes they are other objects.
-        common_classes(Codes(folder=truth.root, names=names, index_of={}), predicted, on_note)
-    found.name = names[1] if names is not None and len(names) == 2 else "any class"
     return found
+
+
+def _shared_with(
+    truth: TruthFolder,
+    truths: Sequence[TrueFile],
+    predicted: Mapping[str, Path],
+    prediction: Path,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> SharedClasses:
+    """Return the classes that truth and prediction both tell apart, before anything is measured."""
+    in_truth: set[str] = set()
+    in_prediction: set[str] = set()
+    known: set[str] = set()
+    for number, true in enumerate(truths, start=1):
+        path = predicted[true.name]
+        in_truth |= _classes_in(true.path)
+        in_prediction |= _classes_in(path)
+        record = slide_record(path)
+        known |= set() if record is None else set(record.classes)
+        on_progress("read classes", number, len(truths), {})
+    if truth.kind == "labels":
+        true_codes = codes_of_labels(truth.root, truth.class_names)
+    else:
+        true_codes = codes_of_polygons(truth.root, _numbered(in_truth), truth.class_names)
+    # A class of the truth that the model knows and has not found is none that it calls otherwise.
+    named = in_prediction | (known & set(true_codes.names or ()))
+    return shared_classes(
+        true_codes,
+        codes_of_polygons(prediction, _numbered(named), None) if in_prediction else None,
+        truth_tells=truth.kind != "labels" and tells_classes(true_codes.names or ()),
+        prediction_tells=all(map(is_polygons, predicted.values())) and tells_classes(in_prediction),
+        on_note=on_note,
+    )
+
+
+def _classes_in(path: Path) -> set[str]:
+    """Return the classes of the polygons in a file; ids have none."""
+    if not is_polygons(path):
+        return set()
+    return {class_of_polygon(feature) for feature in read_geojson(path) if feature.polygons}
+
+
+def _numbered(names: Collection[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate([BACKGROUND, *sorted(set(names) - {BACKGROUND})])}
 
 
 def _objects_in(folder: Path) -> dict[str, Path]:
@@ -102,15 +153,22 @@ def _objects_in(folder: Path) -> dict[str, Path]:
     return rasters | polygons
 
 
-class _Numbered:
-    """The id of a polygon is its number in the file; the classes that occur are gathered on the way."""
+class _PolygonIds:
+    """Values of polygons: their numbers in the file, from 1 on, 0 for what is called background; and classes by id."""
 
-    def __init__(self, labels: dict[str, int]) -> None:
-        self._note_class = class_values(labels, class_of_polygon)
+    def __init__(self, index_of: Mapping[str, int]) -> None:
+        self._index_of = index_of
+        self._indices = [0]
 
     def __call__(self, feature: Feature, number: int) -> int:
-        self._note_class(feature, number)
-        return number + 1
+        name = class_of_polygon(feature)
+        self._indices.append(self._index_of.get(name, 0))
+        return 0 if name == BACKGROUND else number + 1
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The class index of each id, (largest id + 1,)."""
+        return np.array(self._indices, np.int64)
 
 
 def _measure(
@@ -119,6 +177,7 @@ def _measure(
     true: TrueFile,
     prediction: Path,
     ignore: int | None,
+    by_id: ObjectClasses | None,
     figures: Path,
     on_progress: OnProgress,
 ) -> None:
@@ -132,16 +191,24 @@ def _measure(
                 area_px += true_ids.size - (0 if ignored is None else int(ignored.sum()))
                 yield true_ids, ids, ignored
 
-        found.names.append(true.name)
-        found.overlaps.append(match_blocks(labelled()))
-        found.areas_px.append(area_px)
+        overlaps = match_blocks(labelled())
+        found.take(true.name, overlaps, area_px, by_id)
         return
     ((true_ids, ids, ignored),) = _checked([pair.whole()], true.path, prediction, ignore)
+    if by_id is not None:
+        by_id = ObjectClasses(*(_compact(*pair) for pair in zip(by_id, (true_ids, ids), strict=True)))
     labels = compact_ids(true_ids)
     if ignored is not None:
         labels[ignored] = UNLABELLED
     image = read_image(Item(true.name, true.image, None, None, None))
-    found.add(true.name, image, compact_ids(ids), labels, figures)
+    found.add(true.name, image, compact_ids(ids), labels, figures, by_id)
+
+
+def _compact(classes: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the classes of the ids (H, W) as `compact_ids` numbers them."""
+    there = np.unique(ids)
+    of_those: NDArray[np.integer] = classes[np.concatenate([[0], there[there > 0]])]
+    return of_those
 
 
 def _checked(
@@ -176,9 +243,3 @@ def _common_mpp(mpps: Mapping[str, float | None], truth: Path, on_note: OnNote) 
         "objects are in um2 of each image's own scale; Dice and AJI are pooled over pixels"
     )
     return list(known.values())
-
-
-def _names_of(truth: TruthFolder, labels: dict[str, int]) -> tuple[str, ...] | None:
-    if truth.kind == "labels":
-        return codes_of_labels(truth.root, truth.class_names).names
-    return codes_of_polygons(truth.root, labels, truth.class_names).names

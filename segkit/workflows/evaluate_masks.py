@@ -18,6 +18,7 @@ from segkit.config import EvaluateConfig, length_px
 from segkit.data.classes import class_of_polygon
 from segkit.errors import InputError
 from segkit.evaluation.image_counts import ComparedImage, ImageCounts, calibrations_of_pairs, count_image
+from segkit.evaluation.pixel_curves import MOST_PROBABLE
 from segkit.evaluation.value_pairs import Pairs, add_pairs, confusion_of_pairs, count_pairs, values_in
 from segkit.geometry import Box
 from segkit.masks import IGNORE
@@ -97,6 +98,7 @@ def given_masks(
     common = common_classes(true_codes, predicted_codes, on_note)
     found = FoundMasks(
         common.classes,
+        threshold=_threshold_of(list(records.values())) if form == "raster" and len(common.classes) == 2 else None,
         membranes=membrane_rules(config, common.classes),
         chosen=given_threshold(config),
         groups=groups_of_truths(truths),
@@ -200,6 +202,12 @@ def _count(pair: OpenPair, reader: _Reader, on_progress: OnProgress) -> _Counted
         blocks=[] if is_whole else blocks,
         refused=probability if isinstance(probability, str) else None,
     )
+
+
+def _threshold_of(records: Sequence[SlideRecord | None]) -> float | None:
+    """Return the threshold that masks of two classes were made with; None unless all are known to be of `predict`."""
+    by_classes = [record is not None and len(record.classes) == 2 and not record.tells_objects for record in records]
+    return MOST_PROBABLE if all(by_classes) else None
 
 
 class _Indices:

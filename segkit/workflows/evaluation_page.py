@@ -11,7 +11,7 @@ from segkit.evaluation.estimates import Resampled
 from segkit.evaluation.object_tables import ObjectReport
 from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
-from segkit.evaluation.reports import Report
+from segkit.evaluation.reports import NO_REMARKS, Remarks, Report, left_out_in_words
 from segkit.report.judgement import judge_curves
 from segkit.report.page.content import Block, Case, Fact, Page, Section
 from segkit.report.page.document import as_html
@@ -24,7 +24,7 @@ from segkit.workflows.object_page import object_parts
 from segkit.workflows.page_parts import ReportParts, in_plural, label_of
 from segkit.workflows.pixel_page import pixel_parts, pixel_sections
 from segkit.workflows.point_page import point_parts
-from segkit.workflows.test_looks import TEST_SPLITS, read_looks
+from segkit.workflows.test_looks import TEST_SPLITS, WHAT_COUNTS, read_looks
 
 PAGE: Final = "report.html"
 FEW_UNITS: Final = 20
@@ -40,6 +40,7 @@ def write_page(
     run: Path | None = None,
     pictures: Mapping[str, Draw] | None = None,
     sections: Sequence[Section] = (),
+    remarks: Remarks = NO_REMARKS,
 ) -> None:
     """Write the page of an evaluation, one file that needs no other.
 
@@ -60,6 +61,8 @@ def write_page(
         By the names of images, what draws them (`segkit.report.page.shelf`); None: the page has no cases.
     sections
         What else was measured, after the numbers and charts of the report.
+    remarks
+        What a reader should know beside the numbers.
     """
     match report:
         case PixelReport():
@@ -78,6 +81,7 @@ def write_page(
         *([_cases(parts, pictures)] if pictures else []),
         Section("Images", (parts.images,)),
         *([] if training is None else [training]),
+        *([Section("Notes", (), remarks.notes)] if remarks.notes else []),
     ]
     page = Page(
         kicker="Evaluation report",
@@ -86,7 +90,7 @@ def write_page(
         facts=_facts(report, record, run, len(parts.names)),
         sections=tuple(drawn),
         definitions={label_of(name): text for name, text in definitions.items()},
-        warnings=_warnings(report, record, run),
+        warnings=_warnings(report, record, run, remarks),
         footer=_footer(record),
     )
     files.write_text(path, as_html(page))
@@ -139,7 +143,10 @@ def _facts(report: Resampled, record: Mapping[str, Any], run: Path | None, num_i
             Fact(
                 "Test set looked at",
                 f"{told} with models of this run",
-                tuple(f"{one['date']}, split {one['split']}, model {one['model_sha256'][:12]}" for one in looks),
+                (
+                    *(f"{one['date']}, split {one['split']}, model {one['model_sha256'][:12]}" for one in looks),
+                    WHAT_COUNTS,
+                ),
             )
         )
     if record.get("finished"):
@@ -151,9 +158,11 @@ def _facts(report: Resampled, record: Mapping[str, Any], run: Path | None, num_i
     return tuple(facts)
 
 
-def _warnings(report: Resampled, record: Mapping[str, Any], run: Path | None) -> tuple[str, ...]:
+def _warnings(report: Report, record: Mapping[str, Any], run: Path | None, remarks: Remarks) -> tuple[str, ...]:
     """Return what a reader must know before believing the number."""
     said = []
+    if remarks.left_out:
+        said.append(left_out_in_words(remarks.left_out, len(report.images)))
     split = _split(record)
     if split == "train":
         said.append("These are images that the model was trained on: the numbers say nothing about other images.")
@@ -165,7 +174,7 @@ def _warnings(report: Resampled, record: Mapping[str, Any], run: Path | None) ->
     if split in TEST_SPLITS and run is not None and len(read_looks(run)) > 1:
         said.append(
             f"The test set has been looked at {len(read_looks(run))} times with models of this run. If one of these "
-            "looks had a part in choosing the model, the numbers are too good."
+            f"looks had a part in choosing the model, the numbers are too good. {WHAT_COUNTS}"
         )
     if 1 < report.num_units < FEW_UNITS:
         said.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from segkit import files
 from segkit.data.listing import name_of
 from segkit.data.rasters import RASTER_SUFFIXES
 from segkit.errors import InputError, UsageError
@@ -16,6 +17,7 @@ from segkit.inference.object_outputs import OBJECT_POLYGONS
 from segkit.slides.geojson import read_geojson
 from segkit.workflows import runs
 from segkit.workflows.inputs import SUMMARY
+from segkit.workflows.missing import REMEDY, Missing, listed
 
 Form = Literal["raster", "polygons", "points"]
 
@@ -27,7 +29,7 @@ POLYGON_SUFFIXES: Final = frozenset({".geojson", ".json"})
 POINT_SUFFIXES: Final = frozenset({".csv"})
 PREDICTIONS: Final = "predictions"
 METRICS: Final = "metrics.json"
-MAX_NAMED: Final = 20
+MOST_CHANGED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,8 @@ class SlideRecord:
 
     `height`, `width` and `mpp` are those of its level 0; a pixel of the map is `downsample` level-0 pixels wide, and
     the map reaches from `origin` to `end` (y, x), in level-0 pixels. `tells_objects` says that the model tells objects
-    of a class apart.
+    of a class apart. `source` is where the slide lay, `num_bytes` and `sha256_of_ends` (see `segkit.files`) are of its
+    file; None where nobody wrote them down.
     """
 
     height: int
@@ -48,6 +51,9 @@ class SlideRecord:
     end: tuple[float, float]
     classes: tuple[str, ...]
     tells_objects: bool
+    source: Path | None = None
+    num_bytes: int | None = None
+    sha256_of_ends: str | None = None
 
     @property
     def box(self) -> Box:
@@ -130,6 +136,7 @@ def slide_record(prediction: Path) -> SlideRecord | None:
         slide, plan = record["slide"], record["plan"]
         downsample, stride = float(plan["downsample"]), int(plan["stride"])
         region = plan["region"]
+        content = record.get("key", {}).get("slide", {})
         return SlideRecord(
             height=int(slide["height"]),
             width=int(slide["width"]),
@@ -143,12 +150,47 @@ def slide_record(prediction: Path) -> SlideRecord | None:
             ),
             classes=tuple(map(str, record["models"][0]["classes"])),
             tells_objects="instances" in record,
+            source=Path(record["input"]) if "input" in record else None,
+            num_bytes=content.get("bytes"),
+            sha256_of_ends=content.get("sha256_of_ends"),
         )
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
         raise InputError(
             f"{prediction.parent / runs.RECORD}: is not what segkit writes ({type(error).__name__}: {error}). Predict "
             "the slide again."
         ) from error
+
+
+def note_on_changed(predicted: Mapping[str, Path], images: Mapping[str, Path | None]) -> str | None:
+    """Return what is to be said of images that are not the files that were predicted; None: nothing.
+
+    Compared are the numbers of bytes and the SHA-256 of the files' ends, as `segkit view` does: cheap for slides of any
+    size, and blind to a change in the middle of a large file that keeps its length.
+
+    Parameters
+    ----------
+    predicted
+        The predictions by name. Of what they are is known where `segkit predict` or `sliding-window` left them.
+    images
+        The images that the truth is of, by name; None: not known, and the slide that was predicted is looked at where
+        it was.
+    """
+    changed = []
+    for name, image in images.items():
+        record = slide_record(predicted[name])
+        now = record.source if record is not None and image is None else image
+        if record is None or record.sha256_of_ends is None or now is None or not now.is_file():
+            continue
+        if (now.stat().st_size, files.sha256_of_ends(now)) != (record.num_bytes, record.sha256_of_ends):
+            changed.append(str(now))
+    if not changed:
+        return None
+    rest = len(changed) - MOST_CHANGED
+    return (
+        f"{len(changed)} of {len(images)} images are not the files that were predicted, or have changed since (their "
+        f"bytes differ): {', '.join(changed[:MOST_CHANGED])}{', ...' if rest > 0 else ''}. If the pictures are others, "
+        "the numbers mean nothing"
+    )
 
 
 def classes_of_predictions(folder: Path, records: Sequence[SlideRecord | None]) -> tuple[str, ...] | None:
@@ -186,22 +228,33 @@ def read_object(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def require_pairs(predicted: Iterable[str], true: Iterable[str], prediction: Path, truth: Path) -> list[str]:
+def require_pairs(
+    predicted: Iterable[str], true: Iterable[str], prediction: Path, truth: Path, missing: Missing | None = None
+) -> list[str]:
     """Return the names that there are predictions and truths of, sorted.
+
+    Parameters
+    ----------
+    predicted, true
+        The names.
+    prediction, truth
+        The folders, for messages.
+    missing
+        What becomes of truths without a prediction; None: they are refused.
 
     Raises
     ------
     InputError
-        One is without the other.
+        A prediction is without a truth, or a truth without a prediction that may not be left out; or there is no pair.
     """
     predictions, truths = set(predicted), set(true)
-    problems = [f"{name}: no prediction in {prediction}" for name in truths - predictions]
+    without, both = truths - predictions, truths & predictions
+    missing = missing or Missing()
+    is_refused = bool(without) and not (missing.allowed and both)
+    problems = [f"{name}: no prediction in {prediction}" for name in without if is_refused]
     problems += [f"{name}: no truth in {truth}" for name in predictions - truths]
     if problems:
-        shown = sorted(problems)
-        rest = len(shown) - MAX_NAMED
-        raise InputError(
-            "predictions and truths do not pair by name:",
-            [*shown[:MAX_NAMED], f"and {rest} more"] if rest > 0 else shown,
-        )
-    return sorted(truths)
+        remedy = f". Predict the images without a prediction, too, or {REMEDY}" if is_refused and both else ""
+        raise InputError(f"predictions and truths do not pair by name{remedy}:", listed(problems))
+    missing.names += sorted(without)
+    return sorted(both)

@@ -27,6 +27,7 @@ from segkit.workflows.given_files import (
     require_pairs,
     slide_record,
 )
+from segkit.workflows.missing import Missing
 from segkit.workflows.placement import Size, differ
 from segkit.workflows.truth_files import TruthFolder
 
@@ -104,9 +105,9 @@ def read_given_detections(path: Path, classes: tuple[str, ...]) -> Detections:
 def true_points(truth: TruthFolder, prediction: Path, predictions: Mapping[str, Path], on_note: OnNote) -> PointTruth:
     """Read the true points of the images that there are detections of.
 
-    Of a data folder images without detections are left out, which is said. In a plain folder (NAME.csv, NAME.geojson,
-    or points.csv for all images) each truth needs detections; what was searched is what `segkit predict` or
-    `sliding-window` wrote down of the slide.
+    Truths without detections are refused, or left out where `truth.missing` allows it. In a plain folder (NAME.csv,
+    NAME.geojson, or points.csv for all images) what was searched is what `segkit predict` or `sliding-window` wrote
+    down of the slide.
 
     Raises
     ------
@@ -114,9 +115,11 @@ def true_points(truth: TruthFolder, prediction: Path, predictions: Mapping[str, 
         The truth cannot be used, or does not pair with the detections by name.
     """
     if not truth.is_data:
-        return _plain(truth.root, prediction, predictions)
+        return _plain(truth.root, prediction, predictions, truth.missing)
     dataset = load_dataset(DataConfig(dir=truth.root, annotation="points"))
-    items = items_with(predictions, prediction, dataset, "detections", on_note, split=truth.split)
+    items = items_with(
+        predictions, prediction, dataset, "detections", on_note, split=truth.split, missing=truth.missing
+    )
     images = []
     for item in items:
         with open_slide(item.image) as slide:
@@ -166,9 +169,9 @@ def _require_same_slide(name: str, truth: Size, record: SlideRecord | None) -> N
         )
 
 
-def _plain(root: Path, prediction: Path, predictions: Mapping[str, Path]) -> PointTruth:
+def _plain(root: Path, prediction: Path, predictions: Mapping[str, Path], missing: Missing) -> PointTruth:
     raws = _read_plain(root, predictions)
-    names = require_pairs(predictions, raws, prediction, root)
+    names = require_pairs(predictions, raws, prediction, root, missing)
     records = {name: slide_record(predictions[name]) for name in names}
     labels = {root: Counter(label for raw in raws.values() for label in raw.labels)}
     found = point_classes(labels, None, None)

@@ -19,6 +19,9 @@ from segkit.evaluation.surface_tables import stack_surfaces
 from segkit.report.page.pictures import Picture
 from segkit.report.page.shelf import Shelf
 
+VALIDATION: Final = "val"
+"""The split on which thresholds may be chosen."""
+
 LARGEST_WHOLE_PX: Final = 36_000_000
 """Distances and membranes are measured in images of up to so many pixels: they need all boundaries or cells at once."""
 
@@ -28,10 +31,12 @@ class FoundMasks:
     """What was measured of images, as far as they were gathered.
 
     `attributes` is what else is known of the images, a value for each, by name; `source` is written to run.json.
+    `threshold` is the one of the probability that masks of two classes were made with, None where it is not known.
     `membranes` says which class is membrane, if one is, and `chosen` at which threshold they are measured, too.
     """
 
     classes: tuple[str, ...]
+    threshold: float | None = None
     membranes: MembraneRules | None = None
     chosen: ChosenThreshold | None = None
     images: list[ImageCounts] = field(default_factory=list)
@@ -66,6 +71,8 @@ def measure_masks(found: FoundMasks, config: EvaluateConfig, out: Path) -> Pixel
         membranes=_membranes(found, config),
         groups=found.groups,
         attributes=found.attributes,
+        threshold=found.threshold,
+        is_validation=config.split == VALIDATION,
         num_samples=config.bootstrap,
         seed=config.seed,
     )

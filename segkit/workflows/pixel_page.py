@@ -1,13 +1,15 @@
 """A report of pixel metrics in parts of a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from segkit.evaluation.calibration_tables import CalibrationSummary
 from segkit.evaluation.estimates import Estimate
-from segkit.evaluation.pixel_tables import NOT_BACKGROUND, PixelGroup, PixelReport, Summary
+from segkit.evaluation.pixel_exports import diagonals_in_words
+from segkit.evaluation.pixel_summaries import Summary
+from segkit.evaluation.pixel_tables import NOT_BACKGROUND, PixelGroup, PixelReport
 from segkit.evaluation.pixels import CLASS_METRICS
 from segkit.report.page.content import Block, Column, MetricTable, Row, Section, Table
 from segkit.report.page.pictures import Kind
@@ -23,6 +25,7 @@ from segkit.workflows.page_parts import (
     metric_rows,
     number_of,
 )
+from segkit.workflows.pixel_curve_page import threshold_section
 
 
 def pixel_parts(report: PixelReport, definitions: Mapping[str, str]) -> ReportParts:
@@ -36,7 +39,11 @@ def pixel_parts(report: PixelReport, definitions: Mapping[str, str]) -> ReportPa
         score_name="Dice",
         score_in_full="Dice" + (", mean of the foreground classes" if several else ""),
         headline=headline_of("Dice", report.headline, what, report),
-        numbers=(*(_class_table(one, report, definitions) for one in summaries), _error_table(report, definitions)),
+        numbers=(
+            *(_class_table(one, report, definitions) for one in summaries),
+            _error_table(report, definitions),
+            _num_defined_table(report, summaries),
+        ),
         charts=(score_histogram(scores, "Dice"),),
         groups=tuple(
             _group_table(by, [one for one in report.groups if one.by == by], report, definitions)
@@ -57,9 +64,14 @@ def pixel_parts(report: PixelReport, definitions: Mapping[str, str]) -> ReportPa
 
 
 def pixel_sections(report: PixelReport, definitions: Mapping[str, str]) -> tuple[Section, ...]:
-    """Return the sections about distances, membranes and probabilities, each where it was measured."""
+    """Return the sections about thresholds, distances, membranes and probabilities, each where it was measured."""
     membranes = () if report.membranes is None else (membrane_section(report.membranes, definitions),)
-    return (*_boundaries(report, definitions), *membranes, *_calibration(report, definitions))
+    return (
+        *threshold_section(report, definitions),
+        *_boundaries(report, definitions),
+        *membranes,
+        *_calibration(report, definitions),
+    )
 
 
 def _boundaries(report: PixelReport, definitions: Mapping[str, str]) -> tuple[Section, ...]:
@@ -72,17 +84,23 @@ def _boundaries(report: PixelReport, definitions: Mapping[str, str]) -> tuple[Se
     intro = (
         f"Distances between the boundaries of truth and prediction, means of {measured}; NSD allows {rules.tolerance}. "
         f"Where only one of the two is empty, the image's diagonal stands for them.{scale}",
+        *filter(None, [diagonals_in_words(report)]),
     )
     metrics = (f"hd95_{rules.unit}", f"assd_{rules.unit}", "nsd", f"hd_{rules.unit}")
     tables = [
         MetricTable(
-            _name_of(one, report),
+            _boundaries_of(one, report),
             ("mean of images",),
             metric_rows(({metric: one.mean[metric] for metric in metrics},), definitions),
         )
         for one in _foreground(report)
     ]
     return (Section("Boundaries", tuple(tables), intro),)
+
+
+def _boundaries_of(summary: Summary, report: PixelReport) -> str:
+    diagonals = f", {summary.num_diagonals} by the diagonal" if summary.num_diagonals else ""
+    return f"{_name_of(summary, report)}, in {in_plural(summary.num_defined['nsd'], 'image')}{diagonals}"
 
 
 def _calibration(report: PixelReport, definitions: Mapping[str, str]) -> tuple[Section, ...]:
@@ -130,6 +148,7 @@ def _group_table(by: str, groups: list[PixelGroup], report: PixelReport, definit
                 Column(label_of(metric), definition=definitions.get(metric, ""))
                 for metric in (*pooled, "pixel_error", *means)
             ),
+            *([Column("images with distances", "count")] if means else []),
         ),
         rows=tuple(
             Row(
@@ -140,6 +159,7 @@ def _group_table(by: str, groups: list[PixelGroup], report: PixelReport, definit
                     *(one.foreground.pooled[metric].value for metric in pooled),
                     one.pixel_error_pooled.value,
                     *(one.foreground.mean[metric].value for metric in means),
+                    *([one.foreground.num_defined["nsd"]] if means else []),
                 )
             )
             for one in groups
@@ -176,6 +196,24 @@ def _error_table(report: PixelReport, definitions: Mapping[str, str]) -> MetricT
     pooled, mean = {"pixel_error": report.pixel_error_pooled}, {"pixel_error": report.pixel_error_mean}
     return MetricTable(
         "All classes", ("pooled over images", "mean of images"), metric_rows((pooled, mean), definitions)
+    )
+
+
+def _num_defined_table(report: PixelReport, summaries: Sequence[Summary]) -> Table:
+    metrics = tuple(CLASS_METRICS)
+    return Table(
+        caption="How many images each mean is over",
+        columns=(
+            Column("mean", "text"),
+            Column("images with it", "count"),
+            *(Column(label_of(metric), "count") for metric in metrics),
+        ),
+        rows=tuple(
+            Row((_name_of(one, report), one.num_images, *(one.num_defined[metric] for metric in metrics)))
+            for one in summaries
+        ),
+        note="Images whose truth holds the class; then those where each metric is defined, which its mean is over. "
+        f"That of the pixel error is over {in_plural(report.num_defined, 'image')}.",
     )
 
 

@@ -56,8 +56,10 @@ def point_parts(report: PointReport, definitions: Mapping[str, str]) -> ReportPa
         score_in_full="F1" + (" of all classes together" if several else ""),
         headline=headline_of("F1", report.headline, what, report),
         numbers=(
-            *_numbers(report, definitions),
+            *_matching(report, definitions),
             _counts_table(report),
+            _defined_table(report),
+            _numbers(report, definitions),
             *_froc_tables(report),
             *_thresholds(report),
         ),
@@ -80,27 +82,51 @@ def point_parts(report: PointReport, definitions: Mapping[str, str]) -> ReportPa
     )
 
 
-def _summaries(report: PointReport) -> list[PointSummary]:
-    return [*report.per_class, *([] if report.any_class is None else [report.any_class])]
+def _matching(report: PointReport, definitions: Mapping[str, str]) -> tuple[MetricTable, ...]:
+    """Return precision and its kin, of each class and of their mean: pooled beside means."""
+    num_images = in_plural(len(report.images), "image")
+    ways = [("Mean of the classes", report.foreground, report.foreground_mean)] if len(report.classes) > 2 else []
+    ways += [
+        (f"{_name_of(one, report)}, in {one.num_images} of {num_images}", one.pooled, one.mean)
+        for one in report.summaries
+    ]
+    return tuple(
+        MetricTable(
+            f"{caption}; open a metric's name for its definition",
+            ("pooled over images", "mean of images"),
+            metric_rows((pooled, mean), definitions),
+        )
+        for caption, pooled, mean in ways
+    )
 
 
-def _numbers(report: PointReport, definitions: Mapping[str, str]) -> tuple[MetricTable, MetricTable]:
-    """Return what lies between 0 and 1, and numbers and densities."""
-    several = len(report.classes) > 2
-    ways = {"mean of the classes": dict(report.foreground)} if several else {}
-    for one in _summaries(report):
+def _name_of(summary: PointSummary, report: PointReport) -> str:
+    return "Any class" if summary is report.any_class else f"Class {summary.name}"
+
+
+def _defined_table(report: PointReport) -> Table:
+    metrics = (*_RATIOS, ("AP", "average_precision"))
+    return Table(
+        caption="Images in which a metric is defined, which its mean is over",
+        columns=(Column("class", "text"), *(Column(name, "count") for name, _ in metrics)),
+        rows=tuple(Row((one.name, *(one.num_defined[field] for _, field in metrics))) for one in report.summaries),
+        note="Undefined: precision without detections, recall and AP without labelled points, F1 without either.",
+    )
+
+
+def _numbers(report: PointReport, definitions: Mapping[str, str]) -> MetricTable:
+    """Return means of FROC, numbers and densities."""
+    numbers = {}
+    for one in report.summaries:
         per_area = {} if one.froc_mean_per_mm2 is None else {"froc_mean_per_mm2": one.froc_mean_per_mm2}
-        ways[one.name] = {**one.pooled, "froc_mean_per_image": one.froc_mean_per_image, **per_area}
-    numbers = {one.name: {**one.count_errors, **(one.densities or {})} for one in _summaries(report)}
+        frocs = {"froc_mean_per_image": one.froc_mean_per_image, **per_area}
+        numbers[one.name] = {**frocs, **one.count_errors, **(one.densities or {})}
     defined = {**definitions, **{name: definitions.get(by, "") for name, by in _DEFINED_BY.items()}}
-    pooled, opened = f"pooled over {in_plural(len(report.images), 'image')}", "open a metric's name for its definition"
-    caption = "Count errors, means over the images" + (
-        "" if report.area_mm2 is None else f"; numbers per area, {pooled}"
+    per_area_too = "" if report.area_mm2 is None else " and numbers per area"
+    caption = (
+        f"FROC{per_area_too}, pooled over {in_plural(len(report.images), 'image')}; count errors, means over the images"
     )
-    return (
-        MetricTable(f"Matching, {pooled}; {opened}", tuple(ways), metric_rows(list(ways.values()), defined)),
-        MetricTable(caption, tuple(numbers), metric_rows(list(numbers.values()), defined)),
-    )
+    return MetricTable(caption, tuple(numbers), metric_rows(list(numbers.values()), defined))
 
 
 def _counts_table(report: PointReport) -> Table:
@@ -121,7 +147,7 @@ def _counts_table(report: PointReport) -> Table:
                     *([one.counts.hard_negative_hits] if report.num_hard_negatives else []),
                 )
             )
-            for one in _summaries(report)
+            for one in report.summaries
         ),
         note=f"{in_plural(report.num_hard_negatives, 'look-alike')} (hard negatives) are labelled."
         if report.num_hard_negatives
@@ -132,7 +158,7 @@ def _counts_table(report: PointReport) -> Table:
 def _froc_tables(report: PointReport) -> tuple[Table, ...]:
     frocs = [
         (one.name, unit, froc)
-        for one in _summaries(report)
+        for one in report.summaries
         for unit, froc in (("image", one.froc_per_image), ("mm²", one.froc_per_mm2))
         if froc is not None
     ]
@@ -237,12 +263,13 @@ def _group_table(report: PointReport, by: str) -> Table:
     per_area = (("true per mm²", "true_per_mm2"), ("predicted per mm²", "predicted_per_mm2")) if with_area else ()
     ratios = (*_RATIOS[1:], ("AP", "average_precision"))
     return Table(
-        caption=f"By {by}, pooled over its images",
+        caption=f"By {by}, pooled over its images; mean F1: of these images",
         columns=(
             Column(by, "text"),
             *([Column("class", "text")] if several else []),
             *(Column(name, "count") for name in ("images", "true", *(name for name, _ in _COUNTS))),
             Column("F1, interval", "text"),
+            Column("mean F1"),
             *(Column(name) for name, _ in ratios),
             *(Column(name, "count") for name, _ in per_area),
         ),
@@ -254,6 +281,7 @@ def _group_table(report: PointReport, by: str) -> Table:
                     *(one.num_images, one.summary.counts.num_true),
                     *(getattr(one.summary.counts, field) for _, field in _COUNTS),
                     str(one.summary.pooled["f1"]),
+                    one.summary.mean["f1"].value,
                     *(one.summary.pooled[field].value for _, field in ratios),
                     *(_rounded((one.summary.densities or {})[field].value) for _, field in per_area),
                 )

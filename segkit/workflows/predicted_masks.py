@@ -14,6 +14,7 @@ from segkit.config import AUTO, DataConfig, EvaluateConfig, length_px
 from segkit.data.layout import Dataset, Item, load_dataset, read_image, read_mask
 from segkit.errors import InputError
 from segkit.evaluation.image_counts import ComparedImage, count_image
+from segkit.evaluation.pixel_curves import MOST_PROBABLE
 from segkit.evaluation.pixel_tables import dice_of_image
 from segkit.inference.image_segmentation import ClassPredictor, segment_with_probabilities
 from segkit.models.inference_form import resolve_precision
@@ -60,6 +61,7 @@ def predicted_masks(
     classes = tuple(model.spec.classes)
     found = FoundMasks(
         classes,
+        threshold=MOST_PROBABLE if len(classes) == 2 else None,
         membranes=membrane_rules(config, classes),
         groups=groups_of(items),
         attributes=attributes_of(items),

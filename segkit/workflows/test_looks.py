@@ -17,6 +17,10 @@ from segkit.workflows.callbacks import OnNote
 TEST_SPLITS: Final = ("test", "all")
 TABLE: Final = "test_looks.csv"
 COLUMNS: Final = ("date", "split", "model_sha256", "out")
+WHAT_COUNTS: Final = (
+    "Counted are evaluations with --data of models in this run's folder: a training anew starts at none, and "
+    "predictions that were given (--pred) are never counted."
+)
 
 
 def record_look(model: Model, *, split: str, out: Path, on_note: OnNote) -> int:
@@ -25,7 +29,7 @@ def record_look(model: Model, *, split: str, out: Path, on_note: OnNote) -> int:
     A model file outside a run folder has no such table.
     """
     run = model.path.parent
-    if not (run / runs.RECORD).is_file():
+    if not (run / runs.CONFIG).is_file():  # which a training that is under way or was stopped has, too
         return 0
     table = run / TABLE
     try:
@@ -38,8 +42,14 @@ def record_look(model: Model, *, split: str, out: Path, on_note: OnNote) -> int:
         on_note(f"that the test set was looked at cannot be written down: {error.message}")
     count = len(read_looks(run))
     if count > 1:
-        on_note(f"the test set has been looked at {count} times with models of {run} ({table})")
+        on_note(f"{looks_in_words(run)}, see {table}")
     return count
+
+
+def looks_in_words(run: Path) -> str:
+    """Return how often the test set was looked at with models of a run."""
+    count = len(read_looks(run))
+    return f"the test set has been looked at {count:,} time{'' if count == 1 else 's'} with models of {run}"
 
 
 def read_looks(run: Path) -> list[dict[str, str]]:

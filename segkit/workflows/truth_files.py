@@ -1,7 +1,7 @@
 """The truth of an evaluation: a data folder, or a plain folder of files."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,9 @@ from segkit.errors import InputError
 from segkit.slides import open_slide
 from segkit.workflows import runs
 from segkit.workflows.callbacks import OnNote
-from segkit.workflows.dataset_items import items_with
-from segkit.workflows.given_files import Form, files_in, hold_points, require_pairs
+from segkit.workflows.dataset_items import groups_of, items_with
+from segkit.workflows.given_files import Form, files_in, hold_points, note_on_changed, require_pairs
+from segkit.workflows.missing import Missing
 
 _FORMS: Final[dict[Annotation, Form]] = {"masks": "raster", "labels": "raster", "geojson": "polygons"}
 
@@ -40,7 +41,7 @@ class TruthFolder:
     """Where the truth lies and of what kind it is.
 
     `is_data`: it is a data folder, with images, and `described` what its dataset.yaml says. `split`: of which its
-    images are meant, or `all`.
+    images are meant, or `all`. `missing`: what becomes of truths without a prediction.
     """
 
     root: Path
@@ -48,6 +49,7 @@ class TruthFolder:
     is_data: bool
     described: Description
     split: str = "all"
+    missing: Missing = field(default_factory=Missing)
 
     @property
     def class_names(self) -> ClassNames:
@@ -124,31 +126,33 @@ def _kind(folder: Path) -> Annotation:
 
 
 def pair_truths(
-    truth: TruthFolder, predicted: Collection[str], prediction: Path, what: str, on_note: OnNote
+    truth: TruthFolder, predicted: Mapping[str, Path], prediction: Path, what: str, on_note: OnNote
 ) -> list[TrueFile]:
     """Return the truths that there are predictions of, sorted by name.
 
-    Of a data folder images without a prediction are left out, which is said; in a plain folder each truth needs one.
+    Truths without a prediction are refused, or left out where `truth.missing` allows it. In a plain folder each
+    prediction needs a truth; in a data folder an image of its name. It is said if what was predicted has changed since.
 
     Parameters
     ----------
     truth
         Of masks, labels or polygons.
     predicted, prediction
-        The names of the predictions, and the folder that they lie in.
+        The predictions by name, and the folder that they lie in.
     what
         What was predicted, for messages.
 
     Raises
     ------
     InputError
-        A prediction has no truth, or a truth of a plain folder has no prediction; the data folder cannot be used.
+        A prediction has no truth, or a truth has no prediction and may not be left out; the data folder cannot be used.
     """
     if not truth.is_data:
         files = files_in(truth.root, _FORMS[truth.kind], "truths")
-        return [
-            TrueFile(name=name, path=files[name]) for name in require_pairs(predicted, files, prediction, truth.root)
-        ]
+        names = require_pairs(predicted, files, prediction, truth.root, truth.missing)
+        if note := note_on_changed(predicted, dict.fromkeys(names)):
+            on_note(note)
+        return [TrueFile(name=name, path=files[name]) for name in names]
     listing = list_files(truth.root, truth.kind)
     table = truth.root / SPLITS_FILE
     rows: dict[str, SplitRow] = {}
@@ -179,11 +183,10 @@ def pair_truths(
             group=item.group,
             attributes=item.attributes,
         )
-        for item in items_with(predicted, prediction, dataset, what, on_note, split=truth.split)
+        for item in items_with(predicted, prediction, dataset, what, on_note, split=truth.split, missing=truth.missing)
     ]
 
 
 def groups_of_truths(truths: Collection[TrueFile]) -> list[str] | None:
-    """Return the group of each image; None unless all have one."""
-    groups = [one.group for one in truths if one.group is not None]
-    return groups if groups and len(groups) == len(truths) else None
+    """Return the group of each image, see `segkit.workflows.dataset_items.groups_of`."""
+    return groups_of(list(truths))

@@ -69,7 +69,7 @@ def images(data: Path, *names: str, description: str = "") -> None:
 
 
 def points(data: Path, *rows: str, description: str = "mpp: 0.5\n") -> None:
-    images(data, "a", "b", description=description)
+    images(data, "a", description=description)
     table(data / "points.csv", *rows, header="image,x,y,label")
 
 
@@ -253,7 +253,7 @@ def test_objects_at_scales_of_their_own_are_measured_in_um2(start: Start, tmp_pa
     assert "By scanner" in page
 
 
-def test_very_many_points_are_measured(start: Start, tmp_path: Path) -> None:
+def test_forty_thousand_points_of_one_image_are_measured(start: Start, tmp_path: Path) -> None:
     """On a grid of 10 px, each found 1 px beside it, but for the first."""
     side = 200
     y, x = (10 * axis.ravel() + 5 for axis in np.mgrid[:side, :side])

@@ -70,6 +70,18 @@ def test_without_probabilities_there_is_nothing():
     some = stack_calibrations(images()).of(np.array([False, False, False, False, True]))
     assert all(np.isnan(values).all() for values in some.by_image().values())
     assert all(np.isnan(values).all() for values in some.pooled(np.ones((1, 1))).values())
+    assert not some.known.any()
+
+
+def test_levels_are_those_of_the_images_unless_some_are_of_floating_point():
+    sums = images()
+    table = stack_calibrations(sums)
+    assert table.levels.shape == (5, 2, 2, 256)
+    np.testing.assert_array_equal(table.levels[1, 0], sums[1][1].levels)
+    np.testing.assert_array_equal(table.levels[4], 0)
+    np.testing.assert_array_equal(table.of(np.arange(5) == 2).levels, table.levels[2:3])
+    sums[3][2] = count_of_class(np.full((2, 2), 0.3), np.ones((2, 2), np.uint8), 2)
+    assert stack_calibrations(sums).levels is None
 
 
 def test_every_metric_has_a_definition():

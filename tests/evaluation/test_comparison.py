@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segkit.evaluation import confidence, object_exports, pixel_exports, point_exports
+from segkit.evaluation import confidence, object_exports, pixel_exports, point_exports, point_summary
 from segkit.evaluation.comparison import Comparison, Metric, compare_metrics
 from segkit.evaluation.comparison_exports import as_csv_rows, as_json, as_markdown, write_comparison
 from segkit.evaluation.comparison_rows import Rows, better_of, metrics_of, read_rows
@@ -244,6 +244,11 @@ def test_points_have_the_numbers_of_the_evaluations() -> None:
             assert close(values[metric, "foreground", "pooled"][place], report.foreground[metric])
             for summary in report.per_class:
                 assert close(values[metric, summary.name, "pooled"][place], summary.pooled[metric])
+        for metric in point_summary.METRICS:
+            assert close(values[metric, "foreground", "mean"][place], report.foreground_mean[metric])
+            for summary in report.per_class:
+                assert close(values[metric, summary.name, "mean"][place], summary.mean[metric])
+    assert ("average_precision", "foreground", "pooled") not in values
 
 
 def test_other_columns_are_metrics_if_they_are_defined() -> None:

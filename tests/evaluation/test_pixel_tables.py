@@ -10,6 +10,7 @@ import pytest
 from segkit.evaluation import pixel_exports, pixels
 from segkit.evaluation.calibration_tables import stack_calibrations
 from segkit.evaluation.image_counts import ComparedImage, count_image
+from segkit.evaluation.latex import as_latex
 from segkit.evaluation.pixel_tables import PixelReport, dice_of_image, measure_pixels
 from segkit.evaluation.surface_tables import stack_surfaces
 
@@ -199,6 +200,51 @@ def test_distances_and_calibrations_stand_beside_the_other_metrics():
     assert report.calibrations[1].pooled == {name: nucleus.pooled[name] for name in ("ece", "mce", "brier")}
     assert report.per_class[0].pooled.keys() == set(pixels.CLASS_METRICS)
     assert (report.surfaces.unit, report.surfaces.tolerance, report.surfaces.num_images) == ("um", "1um", 6)
+    assert [one.num_diagonals for one in (*report.per_class, report.foreground)] == [None, 0, 1, 1]
+
+
+def test_each_mean_says_how_many_images_it_is_over(tmp_path):
+    nothing, found, missed = np.diag([9, 0]), np.array([[5, 4], [0, 0]]), np.array([[5, 0], [4, 0]])
+    right, whole = np.array([[5, 0], [0, 4]]), np.array([[0, 0], [0, 9]])
+    tables = np.stack([nothing, found, missed, right, whole])
+    tallies = [[0, 0], [0, 1], [0, 1], [0, 0], [0, 0]]
+    rows = [np.array([[1.0, 1.0, 4 * (index > 0), 1.0, 1.0, one]]) for index, (_, one) in enumerate(tallies)]
+    names, groups = ["nothing", "found", "missed", "right", "whole"], ["a", "a", "b", "b", "b"]
+    report = measure_pixels(
+        names, tables, ("background", "cell"), surfaces=stack_surfaces(rows, [1] * 5, 2), groups=groups
+    )
+    cell = report.per_class[1]
+    assert cell.num_images == 3
+    for metric, number in {"dice": 4, "iou": 4, "precision": 3, "recall": 3, "specificity": 4, "nsd": 4}.items():
+        assert cell.num_defined[metric] == report.foreground.num_defined[metric] == number
+        values = [one.metrics[metric] for one in report.rows if one.name == "cell"]
+        assert sum(value is not None for value in values) == number
+    assert (cell.num_diagonals, report.num_defined) == (2, 5)
+    assert [one.per_class[1].num_diagonals for one in report.groups] == [1, 1]
+    pixel_exports.write_report(report, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["classes"][1]["num_defined"] == dict(cell.num_defined)
+    assert content["classes"][1]["num_diagonals"] == 2
+    assert content["pixel_error"]["num_defined"] == 5
+    assert {"num_defined", "num_diagonals", "num_images"} <= content["definitions"].keys()
+    text = (tmp_path / "summary.md").read_text()
+    assert f"| {cell.mean['precision']}, n 3 |" in text
+    assert "Only one of truth and prediction is empty in 2 of 4 images of the class cell" in text
+    assert "in 2 of them only one of truth and prediction is empty" in as_latex(report)
+
+
+def test_the_diagonal_is_not_spoken_of_where_it_stands_nowhere():
+    tables = np.stack([np.diag([5, 5])] * 2)
+    row = np.array([[1.0, 1.0, 4.0, 1.0, 1.0, 0.0]])
+    report = measure_pixels(
+        ["a", "b"], tables, ("background", "cell"), surfaces=stack_surfaces([row] * 2, [1] * 2, 2), tolerance="2px"
+    )
+    assert report.per_class[1].num_diagonals == 0
+    assert "only one of truth" not in pixel_exports.as_markdown(report).split("## Definitions")[0].lower()
+
+
+def test_without_distances_there_are_no_diagonals(report):
+    assert {one.num_diagonals for one in (*report.per_class, report.foreground)} == {None}
 
 
 def test_groups_are_measured_as_if_there_were_no_other_images():
@@ -240,6 +286,9 @@ def test_files_have_everything_that_was_measured(tmp_path):
     assert content["groups"][3]["foreground"]["pooled"]["dice"]["low"] is not None
     assert content["surface_tolerance"] == "1um"
     assert len(content["calibration"][0]["curve"]) == 15
+    assert [one["name"] for one in content["threshold_sweeps"]] == ["not background", "nucleus", "mitotic figure"]
+    with (tmp_path / "curves.csv").open(newline="") as handle:
+        assert len(list(csv.DictReader(handle))) == 3 * 256
     measured = {name for one in content["classes"] for how in ("pooled", "mean") for name in one[how]}
     assert measured <= set(content["definitions"])
     text = (tmp_path / "summary.md").read_text()
@@ -250,6 +299,7 @@ def test_files_have_everything_that_was_measured(tmp_path):
         "*not background*",
         "tolerance of 1um",
         "## By group",
+        "## Thresholds of the probability",
     ):
         assert words in text
     assert str(report.per_class[1].mean["hd95_um"]) in text

@@ -390,6 +390,19 @@ def test_a_thinned_curve_keeps_its_ends_and_where_recall_rises(hits, limit):
         assert (thinned.thresholds[0], thinned.thresholds[-1]) == (curve.thresholds[0], curve.thresholds[-1])
     if sum(hits) <= limit - 2 or len(hits) <= limit:
         assert thinned.average_precision == pytest.approx(curve.average_precision)
+        assert thinned.froc(2) == curve.froc(2)
+
+
+@pytest.mark.parametrize("limit", [10, 25, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thinned_curve_reads_nearly_the_same_froc(limit, seed):
+    hits = np.random.default_rng(seed).random(500) < np.linspace(0.9, 0.1, 500)
+    curve = curve_of(*hits, num_truth=hits.sum() + 20)
+    thinned = curve.thinned(limit)
+    for size in (1, 4, 20):
+        lost = np.subtract(curve.froc(size).sensitivities, thinned.froc(size).sensitivities)
+        assert lost.max() > 0
+        assert ((lost >= 0) & (lost < 1 / (limit - 3))).all()
 
 
 @pytest.mark.parametrize("scores", [np.array([0.5]), np.array([0.5, np.nan])])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import UsageError
-from segkit.evaluation import confidence, point_exports, point_matching, point_rules, point_summary
+from segkit.evaluation import confidence, point_exports, point_markdown, point_matching, point_rules, point_summary
 from segkit.evaluation.point_curves import point_curve, score_hits
 from segkit.evaluation.point_tables import PointReport, measure_points
 from segkit.evaluation.points import DEFINITIONS, DENSITIES, PointCounts, count_points
@@ -106,10 +106,78 @@ def test_pooled_adds_the_counts_up(report):
     assert report.num_hard_negatives == sum((truth.classes == 0).sum() for truth in images_like(9)[1])
 
 
+def by_image(report, detections, truths, name):
+    """F1, precision, recall and average precision of one class in each image, NaN where undefined."""
+    label = CLASSES.index(name)
+    values = []
+    for row, found, truth in zip(
+        (row for row in report.rows if row.name == name), detections, truths, strict=True
+    ):  # fmt: skip
+        of_class = found.classes == label
+        hits = score_hits(found.positions[of_class], found.scores[of_class], truth.of_class(label), RADIUS)
+        counts = row.counts
+        average = None
+        if hits.num_truth:
+            ranked = [(hits.hits[:rank].sum() / rank) for rank in range(1, len(hits.hits) + 1)]
+            average = sum(np.array(ranked)[hits.hits]) / hits.num_truth
+        values.append((counts.f1, counts.precision, counts.recall, average))
+    return np.array(values, np.float64)
+
+
+def test_means_are_over_the_images_in_which_the_metric_is_defined():
+    detections, truths = images_like(9)
+    rng = np.random.default_rng(3)
+    # Without equal scores the area under the steps is the mean precision at the hits.
+    detections = [one._replace(scores=one.scores + rng.random(len(one.scores)) * 1e-6) for one in detections]
+    detections[2] = NOTHING_FOUND
+    detections[3], truths[3] = NOTHING_FOUND, NOTHING_THERE
+    groups = ["a", "a", "b", "b", "c", "c", "d", "e", "e"]
+    report = measure(detections=detections, truths=truths, groups=groups, attributes={"scanner": SCANNERS})
+    weights = confidence.resample(9, groups=groups)
+    for summary in report.per_class:
+        values = by_image(report, detections, truths, summary.name)
+        assert np.isnan(values[3]).all()
+        # Nothing there: what is found lowers F1 and precision; recall and average precision are undefined.
+        assert values[0, :2].tolist() == [0, 0]
+        assert np.isnan(values[0, 2:]).all()
+        assert np.isnan(values[2, 1])  # nothing found: no precision
+        assert (values[2, [0, 2, 3]] == 0).all()
+        samples = [
+            [np.nanmean(np.repeat(column, times)) for column in values.T] for times in weights.astype(int)
+        ]  # fmt: skip
+        low, high = confidence.interval(np.array(samples))
+        for place, metric in enumerate(point_summary.METRICS):
+            estimate = summary.mean[metric]
+            found = (estimate.value, estimate.low, estimate.high)
+            assert found == pytest.approx((np.nanmean(values[:, place]), low[place], high[place]), abs=2e-6), metric
+            assert summary.num_defined[metric] == (~np.isnan(values[:, place])).sum()
+        assert list(summary.num_defined.values()) == [8, 7, 7, 7]
+        rows = [row.average_precision for row in report.rows if row.name == summary.name]
+        assert np.array(rows, np.float64) == pytest.approx(values[:, 3], abs=1e-6, nan_ok=True)
+        of_new = next(
+            one.summary for one in report.groups if (one.name, one.summary.name) == ("new", summary.name)
+        )  # fmt: skip
+        assert [one.value for one in of_new.mean.values()] == pytest.approx(np.nanmean(values[2:6], axis=0), abs=2e-6)
+        assert list(of_new.num_defined.values()) == [3, 2, 3, 3]
+    assert {row.average_precision for row in report.images} == {None}
+
+
+def test_a_mean_over_no_image_is_undefined():
+    report = measure(detections=[NOTHING_FOUND] * 9, truths=[NOTHING_THERE] * 9)
+    for summary in report.summaries:
+        assert {one.value for one in summary.mean.values()} == {None}
+        assert set(summary.num_defined.values()) == {0}
+    assert {one.value for one in report.foreground_mean.values()} == {None}
+    assert point_markdown.as_markdown(report).count("| undefined | undefined | 0 |") == 12
+
+
 def test_the_foreground_is_the_mean_of_its_classes(report):
     for metric in point_summary.METRICS:
-        parts = [summary.pooled[metric].value for summary in report.per_class]
-        assert report.foreground[metric].value == pytest.approx(np.mean(parts), abs=2e-6)
+        for mean, parts in (
+            (report.foreground, [summary.pooled[metric].value for summary in report.per_class]),
+            (report.foreground_mean, [summary.mean[metric].value for summary in report.per_class]),
+        ):
+            assert mean[metric].value == pytest.approx(np.mean(parts), abs=2e-6)
     assert report.headline == report.foreground["f1"]
 
 
@@ -130,7 +198,9 @@ def test_a_single_class_has_no_any_class_which_would_be_the_same():
     report = measure(detections=detections, truths=truths, classes=CLASSES[:2], thresholds=[0.5])
     assert report.any_class is None
     assert report.foreground == report.per_class[0].pooled
-    assert "any class" not in point_exports.as_markdown(report).split("## Definitions")[0]
+    assert report.foreground_mean == report.per_class[0].mean
+    assert report.summaries == report.per_class
+    assert "any class" not in point_markdown.as_markdown(report).split("## Definitions")[0]
 
 
 def test_intervals_are_those_of_images_drawn_and_measured_anew(report):
@@ -174,6 +244,22 @@ def test_with_very_many_scores_the_estimate_stays_exact_and_the_interval_close(r
         assert estimate.high == pytest.approx(reference.high, abs=0.02)
 
 
+@pytest.mark.parametrize("limit", [4, 2000])
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_stay_between_0_and_1_in_every_sample(seed, limit, monkeypatch):
+    """Of few points rounding and, where thresholds are left out, the shift could lead out of it, or to -0."""
+    monkeypatch.setattr(point_summary, "_MAX_BOOTSTRAP_THRESHOLDS", limit)
+    rng = np.random.default_rng(seed)
+    images = [image_like(rng, num_truth=3, num_strays=4) for _ in range(5)]
+    images[0] = (NOTHING_FOUND, images[0][1])
+    report = measure(5, detections=[found for found, _ in images], truths=[truth for _, truth in images])
+    for summary in report.summaries:
+        for one in (summary.pooled["average_precision"], summary.froc_mean_per_image, summary.froc_mean_per_mm2):
+            for share in (one.value, one.low, one.high):
+                assert 0 <= share <= 1
+                assert not np.signbit(share)
+
+
 def test_reports_do_not_depend_on_anything_but_their_arguments(report):
     assert point_exports.as_json(measure()) == point_exports.as_json(report)
     other_seed = measure(seed=1)
@@ -194,7 +280,7 @@ def test_groups_have_rows_and_are_drawn_together():
         assert one.summary.counts == sum(members, PointCounts())
         # A group is drawn as a whole, so there is nothing to tell how it could have been otherwise.
         assert one.summary.pooled["f1"].low is None
-    text = point_exports.as_markdown(report)
+    text = point_markdown.as_markdown(report)
     assert "over 5 groups" in text
     assert "| group | class | images |" in text
     assert measure().groups == ()
@@ -260,7 +346,7 @@ def test_groups_and_attributes_are_in_the_files(tmp_path):
 def test_a_single_unit_has_no_intervals(num_images, groups):
     report = measure(num_images, groups=groups)
     assert (report.headline.low, report.headline.high) == (None, None)
-    assert "No intervals" in point_exports.as_markdown(report)
+    assert "No intervals" in point_markdown.as_markdown(report)
 
 
 def test_froc_is_per_image_and_per_mm2_where_the_pixels_have_a_size(report):
@@ -276,7 +362,7 @@ def test_froc_is_per_image_and_per_mm2_where_the_pixels_have_a_size(report):
     assert without.per_class[0].froc_per_image == summary.froc_per_image
     assert (without.per_class[0].froc_mean_per_mm2, without.per_class[0].densities) == (None, None)
     assert set(without.rows[0].densities.values()) == {None}
-    assert "no numbers per area" in point_exports.as_markdown(without)
+    assert "no numbers per area" in point_markdown.as_markdown(without)
 
 
 def test_the_mean_of_froc_has_the_interval_of_images_drawn_and_measured_anew():
@@ -362,7 +448,7 @@ def test_counts_are_by_the_rule_and_it_is_written_down(rule, report, tmp_path):
 def test_the_best_threshold_is_at_least_as_good_and_marked(report):
     for summary in report.per_class:
         assert summary.best[1] >= summary.pooled["f1"].value - 1e-6
-    assert "are for information only" in point_exports.as_markdown(report)
+    assert "are for information only" in point_markdown.as_markdown(report)
     assert "not to be reported" in point_exports.as_json(report)["definitions"]["best_on_this_set"]
     best = measure(thresholds=[summary.best[0] for summary in report.per_class])
     for summary, before in zip(best.per_class, report.per_class, strict=True):
@@ -396,6 +482,8 @@ def test_csv_has_one_row_for_each_image_and_class(report, tmp_path):
             expected.counts.tp, expected.counts.fp, expected.counts.fn
         ]  # fmt: skip
         assert row["f1"] == ("" if expected.counts.f1 is None else str(expected.counts.f1))
+        average = expected.average_precision
+        assert row["average_precision"] == ("" if average is None else str(average))
 
 
 @pytest.mark.parametrize("rule", ["optimal", "kdtree25"])
@@ -446,19 +534,23 @@ def test_json_says_what_was_measured_and_how():
     assert content["intervals"]["over"] == "group"
     assert [summary["name"] for summary in content["classes"]] == list(CLASSES[1:])
     assert content["headline"]["value"] == content["foreground"]["f1"]["value"] == report.headline.value
-    aggregates = {"pooled", "foreground", "best_on_this_set", "groups"}
+    assert content["foreground_mean"]["recall"]["value"] == report.foreground_mean["recall"].value
+    aggregates = {"pooled", "mean", "num_defined", "foreground", "foreground_mean", "best_on_this_set", "groups"}
     assert set(DEFINITIONS) | aggregates | {"rule_optimal"} == set(content["definitions"])
     assert {*DENSITIES, "predicted_per_mm2"} == set(content["classes"][0]["densities"])
     assert set(content["groups"][0]) >= {"by", "name", "class", "tp", "fp", "fn", "area_mm2", "pooled", "densities"}
     assert content["any_class"]["threshold"] is None
     first = content["classes"][0]
     assert first["tp"] + first["fn"] == report.per_class[0].curve.num_truth
+    for one in (*content["classes"], content["any_class"], *content["groups"]):
+        assert set(one["pooled"]) == set(one["mean"]) == set(one["num_defined"]) == set(point_summary.METRICS)
+    assert first["mean"]["f1"]["low"] < first["mean"]["f1"]["value"] < first["mean"]["f1"]["high"]
     assert first["froc_per_image"]["false_positives"] == [0.25, 0.5, 1, 2, 4, 8]
 
 
 def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells():
     report = measure(names=[f"image|{i}" for i in range(9)], classes=("background", "a|b", "*c*"))
-    text = point_exports.as_markdown(report)
+    text = point_markdown.as_markdown(report)
     worst = min((row for row in report.images if row.image != "image|0"), key=lambda row: row.counts.f1)
     rows = text[text.index("## Images with the lowest F1") :]
     assert rows.index("| image\\|0 |") < rows.index(f"| {worst.image.replace('|', chr(92) + '|')} |")
@@ -466,7 +558,13 @@ def test_markdown_names_the_worst_images_and_keeps_strange_names_in_their_cells(
     assert "matched within 6 px = 1.5 um" in text
     assert "\\*c\\*" in text
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
+    of_a = report.per_class[0]
+    for metric, name in (("f1", "F1"), ("average_precision", "average precision")):
+        numbers = f"{of_a.pooled[metric]} | {of_a.mean[metric]} | {of_a.num_defined[metric]}"
+        assert f"| a\\|b | {name} | {numbers} |" in text
+    assert f"| *mean of the foreground* | F1 | {report.headline} | {report.foreground_mean['f1']} |  |" in text
+    assert f"Mean over images: F1 {report.foreground_mean['f1']}, precision" in text
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
 
@@ -477,7 +575,7 @@ def test_of_images_with_the_same_f1_the_one_with_more_errors_is_named_first():
 
     found, truth = Detections(*ones(4, 50.0), np.ones(4)), Points(*ones(4, 0.0))
     report = measure(2, detections=[NOTHING_FOUND, found], truths=[truth, truth])
-    lines = [line for line in point_exports.as_markdown(report).splitlines() if line.startswith("| image\\_")]
+    lines = [line for line in point_markdown.as_markdown(report).splitlines() if line.startswith("| image\\_")]
     assert [line.split(" | ")[0] for line in lines] == ["| image\\_1", "| image\\_0"]
 
 

@@ -67,18 +67,27 @@ def test_images_that_were_not_measured_are_undefined_and_count_for_nothing():
         np.testing.assert_array_equal(values, alone.pooled(np.ones((1, 1)))[name])
     some = found.of(np.array([False, True]))
     assert some.num_measured == 0
+    assert found.one_empty.tolist() == [[False], [False]]
     assert stack_surfaces([None, None], [0.5, 0.5], 2) is None
 
 
+@settings(max_examples=60)
+@given(several)
+def test_it_is_counted_where_the_diagonal_stands_for_distances(pairs):
+    _, found = measured(pairs)
+    expected = [bool(predicted.any()) != bool(true.any()) for (predicted, true), _ in pairs]
+    assert found.one_empty[:, 0].tolist() == expected
+
+
 def test_distances_are_in_pixels_unless_the_scale_of_every_image_is_known():
-    row = np.array([[4.0, 5.0, 10.0, 20.0, 3.0]])
+    row = np.array([[4.0, 5.0, 10.0, 20.0, 3.0, 0.0]])
     assert stack_surfaces([row, row], [0.5, None], 2).by_image()["hd95_px"].ravel().tolist() == [4, 4]
     assert stack_surfaces([row, row], [0.5, 2.0], 2).by_image()["hd95_um"].ravel().tolist() == [2, 8]
 
 
 @pytest.mark.parametrize("unit", ["um", "px"])
 def test_every_metric_has_a_definition_by_its_own_name(unit):
-    found = stack_surfaces([np.ones((1, 5))], [0.5 if unit == "um" else None], 2)
+    found = stack_surfaces([np.ones((1, 6))], [0.5 if unit == "um" else None], 2)
     told = surface_tables.definitions(unit, "2px")
     assert set(found.by_image()) <= set(told)
     assert "tolerance of 2px" in told["nsd"]

@@ -104,6 +104,27 @@ def test_larger_masks_measure_as_with_distance_transforms(shape):
     assert found["nsd"] == pytest.approx((np.concatenate([forth, back]) <= 2).mean(), abs=1e-12)
 
 
+@pytest.mark.parametrize("halo_px", [None, 5, 9, 13, 30, 60])
+def test_a_few_pixels_far_from_a_long_boundary_are_measured_as_with_a_distance_transform(halo_px):
+    truth = np.zeros((180, 230), bool)
+    truth[:, 60:120:2] = True
+    prediction = truth.copy()
+    rng = np.random.default_rng(0)
+    prediction[rng.integers(0, 180, 60), rng.integers(120, 230, 60)] = True
+    distances = ndimage.distance_transform_edt(~surfaces.boundary(truth))
+    assert all(
+        ((distances > low) & (distances <= high) & prediction).any() for low, high in ((7, 16), (16, 40), (40, 200))
+    )
+    halo = 0 if halo_px is None else halo_px
+    limit = np.inf if halo_px is None else halo_px - 1
+    tile = slice(halo, 180 - halo), slice(halo, 230 - halo)
+    expected = np.where(distances > limit, np.inf, distances)[tile][surfaces.boundary(prediction)[tile]]
+    values, counts = np.unique(expected, return_counts=True)
+    found = tally_surfaces(prediction, truth, halo_px=halo_px).from_prediction
+    np.testing.assert_array_equal(found.values_px, values)
+    np.testing.assert_array_equal(found.counts, counts)
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 39)), min_size=2, max_size=6), st.integers(1, 5))
 def test_near_and_far_are_measured_alike(places, num_true):

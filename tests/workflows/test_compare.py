@@ -241,6 +241,35 @@ def test_one_alone_or_twice_is_refused(pair: tuple[Path, Path], tmp_path: Path) 
         compared(*pair, out=tmp_path, data=DataConfig(dir=tmp_path))
 
 
+def test_files_that_nobody_signed_are_not_replaced_and_those_of_an_interrupted_comparison_are(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, words in (
+        (
+            "comparison.md",
+            r"holds comparison\.md, which would be replaced, and nothing says that `segkit compare`",
+        ),
+        ("table.tex", r"holds table\.tex"),
+        ("checkpoints", r"is the folder of a training \(checkpoints\)"),
+    ):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(UsageError, match=words):
+            compared(*pair, out=tmp_path / name)
+    out = tmp_path / "out"
+
+    def stop(*_: Any, **__: Any) -> None:
+        (out / "comparison.csv").write_text("half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segkit.workflows.compare.write_comparison", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compared(*pair, out=out)
+    compared(*pair, out=out)
+    assert json.loads((out / "run.json").read_text())["complete"] is True
+    assert not (out / ".started.json").exists()
+
+
 def test_an_evaluation_is_not_replaced_by_the_comparison(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="holds what `segkit evaluate` left"):
         compared(*pair, out=pair[0])

@@ -39,8 +39,8 @@ def measure(data: Path, model: Path, out: Path, *assignments: str, **data_config
     return evaluate(config(*assignments), data=DataConfig(dir=data, **data_config), model=model, out=out)
 
 
-def compare(prediction: Path, truth: Path, out: Path) -> EvaluateResult:
-    return evaluate(config(), prediction=prediction, truth=truth, out=out)
+def compare(prediction: Path, truth: Path, out: Path, *assignments: str) -> EvaluateResult:
+    return evaluate(config(*assignments), prediction=prediction, truth=truth, out=out)
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -70,7 +70,8 @@ def test_the_folder_holds_what_the_readme_lists(measured: EvaluateResult) -> Non
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| evaluate \| `evaluation/` \(or `--out`\): (.*)$", readme, flags=re.MULTILINE)
     listed = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)}
-    assert {path.name for path in measured.folder.iterdir()} - {".lock"} == LEAVES | {"figures", "predictions"}
+    left = {path.name for path in measured.folder.iterdir()} - {".lock"}
+    assert left == LEAVES | {"curves.csv", "figures", "predictions"}
     assert listed <= LEAVES | {"figures", "predictions", "curves.csv", "curves.png"}  # the last two of points
     for folder in ("figures", "predictions"):
         assert names_in(measured.folder / folder) == ["field4", "field5"]
@@ -101,6 +102,7 @@ def test_the_numbers_are_those_of_the_predictions(measured: EvaluateResult, tiny
 
 
 CALIBRATION = ("ece", "mce", "brier")
+OF_PROBABILITIES = (*CALIBRATION, "sweeps", "threshold_sweeps", "average_precision")
 
 
 def without_probabilities(value: Any) -> Any:
@@ -109,7 +111,7 @@ def without_probabilities(value: Any) -> Any:
         return {
             key: without_probabilities(one)
             for key, one in value.items()
-            if key not in CALIBRATION and not key.startswith("calibration")
+            if key not in OF_PROBABILITIES and not key.startswith("calibration")
         }
     return [without_probabilities(one) for one in value] if isinstance(value, list | tuple) else value
 
@@ -117,8 +119,8 @@ def without_probabilities(value: Any) -> Any:
 def test_measuring_the_predictions_that_it_left_gives_the_same_numbers(
     measured: EvaluateResult, tiny_data: Path, tmp_path: Path
 ) -> None:
-    again = compare(measured.folder / "predictions", tiny_data, tmp_path / "out")
-    first, second = (without_probabilities(metrics_of(one.folder)) for one in (measured, again))
+    again = compare(measured.folder / "predictions", tiny_data, tmp_path / "out", "split=val")
+    first, second = (without_probabilities(metrics_of(one.folder)) | {"notes": []} for one in (measured, again))
     assert first == second
     assert first["surfaces"] == {"unit": "um", "tolerance": "2px", "num_images": 2}
     tables = []
@@ -146,6 +148,10 @@ def test_probabilities_of_the_model_are_calibrated_and_need_no_second_prediction
     metrics = metrics_of(measured.folder)
     assert metrics["calibration"][0]["pooled"]["ece"]["value"] == found.pooled["ece"].value
     assert {*CALIBRATION, "hd95_um", "assd_um", "nsd"} <= set(metrics["definitions"])
+    (sweep,) = measured.report.sweeps
+    assert (sweep.used, sweep.num_images, sweep.best is None) == (0.5, 2, False)  # validation images
+    assert sweep.curve.at(0.5) == sweep.of_masks
+    assert metrics["threshold_sweeps"][0]["of_masks"]["dice"] == metrics["headline"]["value"]
     for name in ("summary.md", "table.tex", "report.html"):
         text = (measured.folder / name).read_text()
         assert f"{found.pooled['ece'].value:.3f}" in text

@@ -1,7 +1,11 @@
 """Predictions that are there, in every form, against the truth in every form: the same numbers, or one clear line."""
 
+import csv
 import json
+import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.config import EvaluateConfig, build_config
+from segkit.config import DataConfig, EvaluateConfig, build_config
 from segkit.errors import ConfigError, InputError, UsageError
 from segkit.evaluation.object_tables import ObjectReport
 from segkit.evaluation.pixel_tables import PixelReport
 from segkit.evaluation.point_tables import PointReport
+from segkit.files import sha256_of_ends
 from segkit.geometry import Box
 from segkit.slides.geojson import GeoJSONWriter
 from segkit.slides.pyramid import PyramidWriter
-from segkit.workflows.evaluate import EvaluateResult, evaluate
+from segkit.workflows.evaluate import LEAVES, EvaluateResult, evaluate
 from segkit.workflows.evaluate_given import measure_given
 from segkit.workflows.given_files import SlideRecord
 from segkit.workflows.measured_masks import FoundMasks
@@ -56,9 +61,9 @@ def draw(path: Path, rectangles: Any, *, scale: int = 1) -> Path:
     return path
 
 
-def data_folder(root: Path, **annotations: Any) -> Path:
-    """Write a data folder of two images; the second has the annotation that the first has."""
-    for name in ("a", "b"):
+def data_folder(root: Path, names: Sequence[str] = ("a", "b"), **annotations: Any) -> Path:
+    """Write a data folder of images that all have the same annotation."""
+    for name in names:
         save_png(root / "images" / f"{name}.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
         if "masks" in annotations:
             save_png(root / "masks" / f"{name}.png", annotations["masks"])
@@ -239,11 +244,81 @@ def test_groups_of_a_data_folder_are_the_units(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_png(tmp_path / "found" / f"{name}.png", mask_of(FOUND))
     assert measured(tmp_path / "found", data, tmp_path / "out").report.unit == "group"
+
+
+def test_an_image_without_a_group_is_a_group_of_its_own(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d")
+    data = data_folder(tmp_path / "data", names, masks=mask_of(TRUE))
+    # A group is called as the image without one is.
+    (data / "splits.csv").write_text("image,split,group\na,val,slide1\nb,val,slide1\nc,val,\nd,val,c\n")
+    for name in names:
+        save_png(tmp_path / "found" / f"{name}.png", mask_of(FOUND))
     notes: list[str] = []
-    (tmp_path / "found" / "b.png").unlink()
     report = measured(tmp_path / "found", data, tmp_path / "out", on_note=notes.append).report
-    assert (report.unit, len(report.images)) == ("group", 1)
-    assert notes == [f"1 of 2 images in {data} have no masks in {tmp_path / 'found'} and are left out: b"]
+    assert (report.unit, report.num_units) == ("group", 3)
+    assert notes == ["splits: 1 of 4 images have no group and are groups of their own: c"]
+    assert f"- {notes[0]}" in (tmp_path / "out" / "summary.md").read_text().splitlines()
+    with (tmp_path / "out" / "metrics.csv").open(newline="") as handle:
+        groups = {row["image"]: row["group"] for row in csv.DictReader(handle)}
+    assert groups == {"a": "slide1", "b": "slide1", "c": "image c", "d": "c"}
+
+
+# Predictions that are missing
+
+
+def kept_and_missing(tmp_path: Path, kind: str) -> tuple[Path, Path]:
+    """Two images of the split test, one of train; predictions of the latter and of one of the former."""
+    data, found = data_folder(tmp_path / "data", ("a", "b", "c"), masks=mask_of(TRUE)), tmp_path / "found"
+    (data / "splits.csv").write_text("image,split\na,train\nb,test\nc,test\n")
+    for name in ("a", "b"):
+        save_png(found / f"{name}.png", mask_of(FOUND))
+    if kind == "data folder":
+        return found, data
+    (data / "masks" / "a.png").unlink()
+    (found / "a.png").unlink()
+    return found, data / "masks"
+
+
+@pytest.mark.parametrize("kind", ["data folder", "plain folder"])
+def test_a_truth_without_a_prediction_is_refused_or_left_out_and_named(tmp_path: Path, kind: str) -> None:
+    found, truth = kept_and_missing(tmp_path, kind)
+    split = ["split=test"] if kind == "data folder" else []
+    with pytest.raises(InputError, match=r"leave them out by --set allow_missing=true") as caught:
+        measured(found, truth, tmp_path / "out", *split)
+    assert caught.value.problems == ["c" if kind == "data folder" else f"c: no prediction in {found}"]
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+    notes: list[str] = []
+    result = measured(found, truth, tmp_path / "out", "allow_missing=true", *split, on_note=notes.append)
+    words = "1 of 2 images have no prediction and are left out of all numbers, which may therefore be too good: c."
+    assert [row.image for row in result.report.images] == ["b"]
+    assert result.remarks.left_out == ("c",)
+    assert notes == [words]
+    for name in ("metrics.json", "run.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["left_out"] == ["c"]
+    assert (tmp_path / "out" / "summary.md").read_text().splitlines()[2] == f"**{words}**"
+    (warning,) = re.findall('<p class="warning"[^>]*>(1 of 2 .*?)</p>', (tmp_path / "out" / "report.html").read_text())
+    assert warning == words
+
+    # With all that is asked for nothing is left out, whatever else was predicted.
+    save_png(found / "c.png", mask_of(FOUND))
+    assert measured(found, truth, tmp_path / "out", *split).remarks.left_out == ()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["left_out"] == []
+
+
+def test_splits_that_were_predicted_whole_are_proposed(tmp_path: Path) -> None:
+    found, data = kept_and_missing(tmp_path, "data folder")
+    with pytest.raises(
+        InputError, match=r"1 of 3 images in .*measure those of the split train only \(--split train\), or"
+    ):
+        measured(found, data, tmp_path / "out")
+    # Nothing of what is asked for: there is nothing to measure.
+    (found / "b.png").unlink()
+    with pytest.raises(InputError, match="of any image of the split `test`"):
+        measured(found, data, tmp_path / "out", "split=test", "allow_missing=true")
+    (found / "a.png").rename(found / "z.png")
+    with pytest.raises(InputError, match="do not pair by name:"):
+        measured(found, data / "masks", tmp_path / "out", "allow_missing=true")
 
 
 # Scales
@@ -446,7 +521,11 @@ def test_labels_of_no_objects_are_measured(tmp_path: Path) -> None:
     for name, truth, found in (("none", [], []), ("invented", [], TRUE), ("missed", TRUE, [])):
         draw(tmp_path / "true_polygons" / f"{name}.geojson", truth)
         draw(tmp_path / "polygons" / f"{name}.geojson", found)
-    assert measured(tmp_path / "polygons", tmp_path / "true_polygons", tmp_path / "out").report.images == report.images
+    polygons = measured(tmp_path / "polygons", tmp_path / "true_polygons", tmp_path / "out").report
+    assert isinstance(polygons, ObjectReport)
+    # Polygons tell their classes, labels none.
+    assert [replace(row, foreground={}) for row in polygons.images] == list(report.images)
+    assert [one.name for one in polygons.per_class] == ["gland", "vessel"]
 
 
 # Points
@@ -504,8 +583,8 @@ def test_tables_of_another_program_are_detections(tmp_path: Path) -> None:
 
 
 def test_true_points_outside_of_the_region_that_was_searched_do_not_count(tmp_path: Path) -> None:
-    data = data_folder(tmp_path / "data", description="mpp: 0.5\n")
-    point_table(data / "points.csv", ["a,25,25,cell", "a,25,5,cell", "b,1,1,cell"], "image,x,y,label")
+    data = data_folder(tmp_path / "data", ["a"], description="mpp: 0.5\n")
+    point_table(data / "points.csv", ["a,25,25,cell", "a,25,5,cell"], "image,x,y,label")
     scanned(tmp_path / "found" / "a", ["24,25,0.9,cell"], region=(20, 20, 10, 20))
     notes: list[str] = []
     report = measured(tmp_path / "found", data, tmp_path / "out", "match_radius=3px", on_note=notes.append).report
@@ -517,8 +596,8 @@ def test_true_points_outside_of_the_region_that_was_searched_do_not_count(tmp_pa
 
 
 def test_scores_that_are_no_numbers_are_named_with_their_lines(tmp_path: Path) -> None:
-    data = data_folder(tmp_path / "data")
-    point_table(data / "points.csv", ["a,11,10,cell", "b,5,5,cell"], "image,x,y,label")
+    data = data_folder(tmp_path / "data", ["a"])
+    point_table(data / "points.csv", ["a,11,10,cell"], "image,x,y,label")
     table = point_table(tmp_path / "found" / "a" / "detections.csv", ["1,1,nan,cell", "1,2,inf,cell", "1,3,,cell"])
     with pytest.raises(InputError, match="holds rows that are no detections") as caught:
         measured(tmp_path / "found", data, tmp_path / "out", "match_radius=3px")
@@ -690,6 +769,99 @@ def test_what_another_command_left_is_not_replaced(tmp_path: Path, command: str)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("checkpoints", r"is the folder of a training \(checkpoints\), maybe one that was interrupted"),
+        ("model.safetensors", r"is the folder of a training \(model\.safetensors\)"),
+        ("config.yaml", r"is the folder of a training \(config\.yaml\)"),
+        *((name, f"holds {name}, which would be replaced, and nothing says that `segkit evaluate`") for name in LEAVES),
+        ("run.json", r"holds run\.json, which would be replaced"),
+    ],
+)
+def test_files_that_nobody_signed_are_not_replaced(tmp_path: Path, name: str, words: str) -> None:
+    save_png(tmp_path / "truth" / "a.png", mask_of(TRUE))
+    out = tmp_path / "out"
+    out.mkdir()
+    if name == "checkpoints":
+        (out / name).mkdir()
+    else:
+        (out / name).write_text("not of an evaluation")
+    with pytest.raises(UsageError, match=f"out: {words}"):
+        measured(tmp_path / "truth", tmp_path / "truth", out)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert name == "checkpoints" or (out / name).read_text() == "not of an evaluation"
+
+
+def test_a_configuration_beside_a_record_of_its_own_is_no_training(tmp_path: Path) -> None:
+    save_png(tmp_path / "truth" / "a.png", mask_of(TRUE))
+    measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+    (tmp_path / "out" / "config.yaml").write_text("split: all\n")
+    measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+    (tmp_path / "out" / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match=r"is the folder of a training \(checkpoints\)"):
+        measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+
+
+@pytest.mark.parametrize("stage", ["write_remarks", "write_table", "write_page"])
+def test_an_evaluation_that_was_interrupted_is_replaced(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_png(tmp_path / "truth" / "a.png", mask_of(TRUE))
+    first = measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"segkit.workflows.evaluate.{stage}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+    assert not (tmp_path / "out" / "report.html").exists()
+    again = measured(tmp_path / "truth", tmp_path / "truth", tmp_path / "out")
+    assert asdict(again.report) == asdict(first.report)
+    assert not (tmp_path / "out" / ".started.json").exists()
+
+
+# The images that were predicted
+
+
+def predicted_on(folder: Path, image: Path) -> None:
+    """Let what was predicted say of which file it is."""
+    record = json.loads((folder / "run.json").read_text())
+    content = {"bytes": image.stat().st_size, "sha256_of_ends": sha256_of_ends(image)}
+    (folder / "run.json").write_text(json.dumps({**record, "input": str(image), "key": {"slide": content}}))
+
+
+@pytest.mark.parametrize("kind", ["masks", "labels", "points", "plain"])
+def test_an_image_that_is_not_the_one_that_was_predicted_is_named(tmp_path: Path, kind: str) -> None:
+    truths = {"masks": mask_of(TRUE), "labels": mask_of(TRUE, ids=True)}
+    data = data_folder(tmp_path / "data", **{one: truths[one] for one in truths if kind in (one, "plain")})
+    if kind == "points":
+        point_table(data / "points.csv", ["a,11,10,cell", "b,5,5,cell"], "image,x,y,label")
+    for name in ("a", "b"):
+        leave(tmp_path / "found" / name, FOUND, mpp=None)
+        predicted_on(tmp_path / "found" / name, data / "images" / f"{name}.png")
+        if kind == "points":
+            point_table(tmp_path / "found" / name / "detections.csv", ["1,1,0.5,cell"], "x_px,y_px,score,label")
+
+    def noted() -> list[str]:
+        notes: list[str] = []
+        truth = data / "masks" if kind == "plain" else data
+        measured(tmp_path / "found", truth, tmp_path / "out", "match_radius=3px", on_note=notes.append)
+        return [note for note in notes if "not the files" in note]
+
+    assert noted() == []
+    image = data / "images" / "b.png"
+    save_png(image, np.full((HEIGHT, WIDTH, 3), 7, np.uint8))
+    (note,) = noted()
+    assert note.startswith("1 of 2 images are not the files that were predicted, or have changed since (their bytes ")
+    assert f"differ): {image}. If" in note
+    assert note in json.loads((tmp_path / "out" / "metrics.json").read_text())["notes"]
+    assert "1 of 2 images are not the files that were predicted" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_an_evaluation_that_exists_is_replaced(tmp_path: Path) -> None:
     save_png(tmp_path / "truth" / "a.png", mask_of(TRUE))
     save_png(tmp_path / "found" / "a.png", mask_of(FOUND))
@@ -699,6 +871,16 @@ def test_an_evaluation_that_exists_is_replaced(tmp_path: Path) -> None:
     assert second is not None
     assert second < 1
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["headline"]["value"] == second
+
+
+def test_of_a_data_folder_with_too_large_an_image_the_other_way_is_named(
+    tmp_path: Path, tiny_run: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segkit.data.rasters.MAX_PIXELS", 100)
+    with pytest.raises(InputError) as caught:
+        evaluate(config(), data=DataConfig(dir=tiny_data), model=tiny_run, out=tmp_path / "out")
+    assert "too many to be read whole" in str(caught.value)
+    assert "to `segkit evaluate --pred --truth`, which reads blocks." in str(caught.value)
 
 
 def test_a_description_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def test_distances_are_those_of_the_functions_in_micrometres_where_these_are_kno
     assert "Boundaries" in page
     assert f"NSD allows {tolerance}" in page
     assert ("so they are in pixels" in page) == (unit == "px")
+    assert "Only one of truth and prediction is empty in 1 of 3 images of the class foreground" in page
+    assert "Class foreground, in 3 images, 1 by the diagonal" in page
 
 
 def test_a_tolerance_in_micrometres_needs_the_scale(tmp_path: Path) -> None:
@@ -183,7 +185,17 @@ def test_probabilities_beside_the_masks_are_calibrated(
     assert found.pooled["ece"].value == pytest.approx(expected_calibration_error(expected), abs=1e-6)
     assert [one.pixels for one in found.curve] == expected.pixels.tolist()
     assert report.rows[1].metrics["ece"] == found.pooled["ece"].value
-    assert "Reliability: foreground" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Reliability: foreground" in page
+    # The masks are of `predict`, whose threshold is known, and no best one is told of images that are no validation.
+    (sweep,) = report.sweeps
+    np.testing.assert_array_equal([sweep.curve.false_positives[-1], sweep.curve.num_true], expected.levels.sum(axis=1))
+    assert (sweep.used, sweep.best) == (0.5, None)
+    assert sweep.curve.at(0.5) == sweep.of_masks
+    assert sweep.of_masks["dice"] == report.headline.value
+    assert all(words in page for words in ("Precision and recall", "Over the threshold: foreground", "used: 0.5"))
+    assert "best threshold" not in page
+    assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 257
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -203,7 +215,8 @@ def test_of_more_than_two_classes_it_is_the_probability_of_not_being_background(
     with open_slide(found / "a" / "probability.tif") as probability:
         levels = probability.read(placement.Box(0, 0, 150, 210))[..., 0]
     expected = expected_calibration_error(count_of_class(levels, truth, 1))
-    assert [one.name for one in report.calibrations] == ["not background"]
+    assert [one.name for one in report.calibrations] == [one.name for one in report.sweeps] == ["not background"]
+    assert report.sweeps[0].used is None
     assert report.calibrations[0].pooled["ece"].value == pytest.approx(expected, abs=1e-6)
     assert "ece" not in report.rows[1].metrics
     with (tmp_path / "out" / "metrics.csv").open() as handle:
@@ -230,6 +243,7 @@ def test_probabilities_that_cannot_be_read_are_left_out_and_it_is_said(
     assert report.calibrations == ()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["calibration"] == []
     assert "Reliability" not in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "curves.csv").exists()
     if words is None:
         assert notes == []
     else:

@@ -479,9 +479,9 @@ def test_another_evaluation_replaces_the_former_one_and_nothing_else(
     measure(data, model, tmp_path)
     measure(data, model, tmp_path, "split=test")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"field5", "mine"}
-    # Of masks now: no curves of points stay beside its tables.
+    # Of masks now: no picture of the curves of points stays beside its tables.
     measure(tiny_data, tiny_run, tmp_path)
-    assert files_in(tmp_path) == LEAVES - {"curves.csv", "curves.png"} | {"predictions"}
+    assert files_in(tmp_path) == LEAVES - {"curves.png"} | {"predictions"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"field4", "field5", "mine"}
 
 
@@ -502,7 +502,7 @@ def test_what_sliding_window_leaves_has_the_same_numbers(
     measured: EvaluateResult, scanned: Path, data: Path, tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    result = compare(scanned, data, tmp_path, "match_radius=3um", on_note=notes.append)
+    result = compare(scanned, data, tmp_path, "match_radius=3um", "split=val", on_note=notes.append)
     assert files_in(tmp_path) == LEAVES
     assert counts_of(result) == counts_of(measured)
     report, before = report_of(result), report_of(measured)
@@ -514,40 +514,55 @@ def test_what_sliding_window_leaves_has_the_same_numbers(
     assert report.headline.value == pytest.approx(before.headline.value)
     record = record_of(tmp_path)
     assert (record["prediction"], record["truth"]) == (str(scanned), str(data))
-    # Images of the folder that nobody scanned are not measured, and named.
     assert [row.image for row in report.images] == ["field2", "field3", "field4"]
-    assert notes == [
-        f"3 of 6 images in {data} have no detections in {scanned} and are left out: field0, field1, field5"
-    ]
+    assert notes == record["notes"] == record["left_out"] == []
+
+
+def test_images_that_nobody_scanned_are_refused_by_name(scanned: Path, data: Path, tmp_path: Path) -> None:
+    words = (
+        f"{scanned}: 3 of 6 images in {data} have no detections, .* those of the split val only .--split val., or leave"
+    )
+    with pytest.raises(InputError, match=words) as caught:
+        compare(scanned, data, tmp_path / "out", "match_radius=3um")
+    assert caught.value.problems == ["field0", "field1", "field5"]
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_images_that_nobody_scanned_are_left_out_where_that_is_asked_for(
+    scanned: Path, data: Path, tmp_path: Path
+) -> None:
+    result = compare(scanned, data, tmp_path, "match_radius=3um", "allow_missing=true")
+    assert [row.image for row in result.report.images] == ["field2", "field3", "field4"]
+    assert metrics_of(tmp_path)["left_out"] == record_of(tmp_path)["left_out"] == ["field0", "field1", "field5"]
 
 
 def test_a_match_radius_is_needed(scanned: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"give it, e\.g\. --set match_radius=7\.5um") as caught:
-        compare(scanned, data, tmp_path / "out")
+        compare(scanned, data, tmp_path / "out", "split=val")
     assert caught.value.exit_code == 2
     for given, px in (("4px", 4), ("1um", 2)):
-        assert report_of(compare(scanned, data, tmp_path / "out", f"match_radius={given}")).radius_px == px
+        assert report_of(compare(scanned, data, tmp_path / "out", f"match_radius={given}", "split=val")).radius_px == px
 
 
 def test_the_rule_of_matching_is_the_one_that_is_asked_for(scanned: Path, data: Path, tmp_path: Path) -> None:
-    given = ["match_radius=12px", "match_rule=midog"]
-    midog = compare(scanned, data, tmp_path / "midog", *given)
+    given = ["match_radius=12px", "split=val"]
+    midog = compare(scanned, data, tmp_path / "midog", *given, "match_rule=midog")
     assert (report_of(midog).rule, report_of(midog).radius_px) == ("midog", 12)
     assert json.loads((tmp_path / "midog" / "metrics.json").read_text())["rule"] == "midog"
-    assert report_of(compare(scanned, data, tmp_path / "optimal", given[0])).rule == "optimal"
+    assert report_of(compare(scanned, data, tmp_path / "optimal", *given)).rule == "optimal"
     # This rule has a radius of its own.
-    kdtree = report_of(compare(scanned, data, tmp_path / "kdtree", "match_rule=kdtree25"))
+    kdtree = report_of(compare(scanned, data, tmp_path / "kdtree", "match_rule=kdtree25", "split=val"))
     assert (kdtree.rule, kdtree.radius_px) == ("kdtree25", 25)
     with pytest.raises(UsageError, match="match_radius is 12px, and match_rule=kdtree25 goes with 25 pixels"):
-        compare(scanned, data, tmp_path / "both", given[0], "match_rule=kdtree25")
+        compare(scanned, data, tmp_path / "both", *given, "match_rule=kdtree25")
 
 
 def test_a_radius_in_um_needs_the_scale_of_the_truth(scanned: Path, data: Path, tmp_path: Path) -> None:
     unscaled = Path(shutil.copytree(data, tmp_path / "data"))
     (unscaled / "dataset.yaml").unlink()
     with pytest.raises(ConfigError, match=r"3um: .*dataset\.yaml"):
-        compare(scanned, unscaled, tmp_path / "out", "match_radius=3um")
-    report = report_of(compare(scanned, unscaled, tmp_path / "out", "match_radius=6px"))
+        compare(scanned, unscaled, tmp_path / "out", "match_radius=3um", "split=val")
+    report = report_of(compare(scanned, unscaled, tmp_path / "out", "match_radius=6px", "split=val"))
     assert (report.radius_um, report.area_mm2) == (None, None)
 
 
@@ -556,7 +571,20 @@ def write_table(folder: Path, name: str, *rows: str, header: str = "x_px,y_px,sc
     (folder / name / "detections.csv").write_text("\n".join([header, *rows, ""]))
 
 
+def only_field2(data: Path, folder: Path) -> Path:
+    """Copy the data and take all images but one away."""
+    shutil.copytree(data, folder)
+    for image in folder.glob("images/*"):
+        if image.stem != "field2":
+            image.unlink()
+    for name in ("points.csv", "splits.csv"):
+        head, *rows = (folder / name).read_text().splitlines()
+        (folder / name).write_text("\n".join([head, *(row for row in rows if row.startswith("field2,")), ""]))
+    return folder
+
+
 def test_detections_of_any_program_are_counted_by_hand(data: Path, tmp_path: Path) -> None:
+    data = only_field2(data, tmp_path / "data")
     truth = labelled(2)
     (y, x), *others = truth.of_class(1).tolist()
     write_table(
@@ -576,6 +604,7 @@ def test_detections_of_any_program_are_counted_by_hand(data: Path, tmp_path: Pat
 
 
 def test_an_empty_table_means_that_nothing_was_found(data: Path, tmp_path: Path) -> None:
+    data = only_field2(data, tmp_path / "data")
     write_table(tmp_path / "found", "field2")
     result = compare(tmp_path / "found", data, tmp_path / "out", "match_radius=4px")
     truth = labelled(2)
@@ -593,6 +622,7 @@ def test_names_that_do_not_pair_are_listed(data: Path, tmp_path: Path) -> None:
 
 
 def test_tables_that_cannot_be_used_are_named_with_their_lines(data: Path, tmp_path: Path) -> None:
+    data = only_field2(data, tmp_path / "data")
     write_table(tmp_path / "found", "field2", "3,3,0.5,green", "3,three,0.5,red", "3,3,5,red", "4,4,0.5,red")
     with pytest.raises(InputError, match=r"field2/detections\.csv") as caught:
         compare(tmp_path / "found", data, tmp_path / "out", "match_radius=4px")

@@ -156,6 +156,15 @@ def test_a_page_of_points(tmp_path: Path, num_classes: int) -> None:
     assert "predicted per mm²" in words
     assert "FROC mean, per image" in words
     assert ("mean of the classes" in words) == (num_classes == 3)
+    report = measured[0]
+    for summary in report.summaries:
+        assert f"lass {summary.name}, in 3 of 4 images" in words or summary is report.any_class
+        for one in (summary.pooled["recall"], summary.mean["recall"]):
+            assert f"{one.value:.3f} {one.low:.3f} to {one.high:.3f}" in words
+    assert ("Any class, in 3 of 4 images" in words) == (num_classes == 3)
+    assert words.count("pooled over images mean of images") == (4 if num_classes == 3 else 1)
+    # In the image where nothing is labelled something was found: F1 and precision are 0 there.
+    assert "class F1 precision recall AP nucleus 4 4 3 3" in re.sub(r"[^\w ]+ ", "", words)
 
 
 def test_a_page_of_points_without_truth_has_no_curves(tmp_path: Path) -> None:
@@ -203,7 +212,7 @@ def test_the_run_is_told_of(tmp_path: Path) -> None:
     words = words_of(page_of(pixel_report(), tmp_path, run=run_folder(tmp_path / "run", looks=1)))
     assert "1 time with models of this run" in words
     assert "2029-12-31" in words
-    assert "best: epoch 1, Dice 0.500" in words
+    assert "best: epoch 1, Dice = 0.500" in words
     assert "Dice on the validation images" in words
     assert "never with models" in words_of(page_of(pixel_report(), tmp_path, run=run_folder(tmp_path / "other")))
 

@@ -1,5 +1,6 @@
 """How often the test set was looked at is written down beside the model; training does not look at all."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from segkit.config.sections import ComputeConfig
 from segkit.errors import InputError
 from segkit.models.model_file import load_model
 from segkit.workflows.evaluate import evaluate
-from segkit.workflows.test_looks import read_looks
+from segkit.workflows.test_looks import WHAT_COUNTS, read_looks
 from segkit.workflows.train import train
 from tests.tiny import make_data, make_point_data, tiny_config, tiny_point_config
 
@@ -34,6 +35,8 @@ def test_each_look_at_the_test_set_is_a_line_beside_the_model(tiny_data: Path, t
     assert not (trained / "test_looks.csv").exists()
     look(tiny_data, trained, tmp_path / "first, with a comma", "test", notes)
     assert not any("looked at" in note for note in notes)
+    told = f"the test set has been looked at 1 time with models of {trained}. {WHAT_COUNTS}"
+    assert told in json.loads((tmp_path / "first, with a comma" / "metrics.json").read_text())["notes"]
     # The model's file means the same as its folder; all images are the test images, too.
     look(tiny_data, trained / "model.safetensors", tmp_path / "second", "all", notes)
     looks = read_looks(trained)
@@ -44,9 +47,18 @@ def test_each_look_at_the_test_set_is_a_line_beside_the_model(tiny_data: Path, t
     assert {one["model_sha256"] for one in looks} == {load_model(trained).sha256}
     assert [one["date"] for one in looks] == sorted(one["date"] for one in looks)
     assert any("the test set has been looked at 2 times" in note for note in notes)
+    assert f"2 times with models of {trained}. {WHAT_COUNTS}" in (tmp_path / "second" / "summary.md").read_text()
+    page = (tmp_path / "second" / "report.html").read_text()
+    assert page.count(WHAT_COUNTS.replace("'", "&#x27;")) == 2  # with the warning, and with the list of looks
     look(tiny_data, trained, tmp_path / "val", "val", notes)
     look(tiny_data, trained, tmp_path / "train", "train", notes)
     assert read_looks(trained) == looks
+
+
+def test_looks_at_a_training_that_was_stopped_count_too(tiny_data: Path, trained: Path, tmp_path: Path) -> None:
+    (trained / "run.json").unlink()  # as while it is trained
+    look(tiny_data, trained, tmp_path / "out", "test")
+    assert len(read_looks(trained)) == 1
 
 
 def test_a_look_that_fails_is_not_counted_and_one_that_cannot_be_written_down_is_told(
