@@ -3,6 +3,8 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -61,14 +63,12 @@ def test_the_best_epoch_has_the_highest_v_rand_and_dice_stands_beside(tmp_path: 
 def test_a_gap_costs_more_than_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [validation.LabelledImage("grid", np.zeros((64, 64, 1), np.uint8), drawn_grid(gap=False))]
 
-    def score_of(mask: NDArray[np.uint8], **settings: object) -> validation.PixelValidation:
+    predictor = cast(Predictor, SimpleNamespace(spec=SimpleNamespace(classes=("membrane", "cell"))))
+
+    def score_of(mask: NDArray[np.uint8], membranes: MembraneRules | None = None) -> validation.PixelValidation:
         monkeypatch.setattr(validation, "segment_image", lambda _image, _predictor: mask)
 
-        class Named:
-            class spec:  # noqa: N801 (stands for an attribute)
-                classes = ("membrane", "cell")
-
-        return validation.validate_pixels(images, Named, on_image=lambda _done, _all: None, **settings)  # type: ignore[arg-type]
+        return validation.validate_pixels(images, predictor, membranes=membranes, on_image=lambda _done, _all: None)
 
     rules = MembraneRules(index=0)
     whole, torn = (score_of(drawn_grid(gap), membranes=rules) for gap in (False, True))
